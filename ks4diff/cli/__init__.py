@@ -1,0 +1,1 @@
+"""Arguments, exit codes, logging set-up; the only place that prints."""

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: the kernels and formulas, with no files, logs or units."""

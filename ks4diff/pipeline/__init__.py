@@ -1,0 +1,1 @@
+"""The order of the stages, which error stops what, and the report of a run."""

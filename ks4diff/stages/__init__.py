@@ -1,0 +1,1 @@
+"""The science, one stage a module: ``def stage(product, ..., config) -> product``."""
