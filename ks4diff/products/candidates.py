@@ -1,0 +1,109 @@
+"""Detections and measured candidates: columns and flags are data, from which files are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class CandidateFlag(NamedTuple):
+    """One bit of the candidates' ``flags`` column; a rejecting flag keeps a candidate from alerts."""
+
+    bit: int
+    name: str
+    rejecting: bool
+    description: str
+
+
+CANDIDATE_FLAGS = (
+    CandidateFlag(1, "saturated", True, "science saturated within one FWHM"),
+    CandidateFlag(2, "template_saturated", True, "template saturated within one FWHM"),
+    CandidateFlag(4, "no_data", True, "pixels without data within one FWHM, in either image"),
+    CandidateFlag(8, "edge", True, "cut-off by the border of the image or of the template"),
+    CandidateFlag(16, "dipole", True, "a lobe of the other sign beside it of at least 60 % of its score"),
+    CandidateFlag(32, "sharp", True, "narrower than the PSF: a cosmic ray or hot pixel"),
+    CandidateFlag(64, "near_saturated", False, "a saturated star within five FWHM"),
+    CandidateFlag(128, "on_source", False, "a template source at the position: variable, host or residual"),
+)
+FLAG_BIT = {flag.name: flag.bit for flag in CANDIDATE_FLAGS}
+REJECTING_BITS = sum(flag.bit for flag in CANDIDATE_FLAGS if flag.rejecting)
+
+
+def flag_names(bits: int) -> tuple[str, ...]:
+    """Return the names of the raised bits, lowest bit first."""
+    return tuple(flag.name for flag in CANDIDATE_FLAGS if bits & flag.bit)
+
+
+class Column(NamedTuple):
+    """One column of candidates.fits; unit "flux" means the run's flux unit (nJy or count)."""
+
+    name: str
+    dtype: str
+    unit: str
+    description: str
+
+
+COLUMNS = (
+    Column("id", "i8", "", "number of the candidate within this chip, by falling |scorr|"),
+    Column("ra", "f8", "deg", "ICRS right ascension, NaN without a WCS"),
+    Column("dec", "f8", "deg", "ICRS declination, NaN without a WCS"),
+    Column("x", "f8", "pix", "0-based column of the science chip, pixel centres at integers"),
+    Column("y", "f8", "pix", "0-based row of the science chip"),
+    Column("x_err", "f4", "pix", "standard error of x"),
+    Column("y_err", "f4", "pix", "standard error of y"),
+    Column("scorr", "f4", "", "signed S_corr at its sub-pixel peak, unit normal on blank sky"),
+    Column("snr", "f4", "", "|flux| / flux_err"),
+    Column("flux", "f4", "flux", "signed PSF flux, science minus template"),
+    Column("flux_err", "f4", "flux", "standard error of flux, source noise included"),
+    Column("mag", "f4", "mag", "AB magnitude of |flux|, NaN without a zero point"),
+    Column("mag_err", "f4", "mag", "standard error of mag"),
+    Column("is_positive", "?", "", "brighter in the science image than in the template"),
+    Column("rb", "f4", "", "real/bogus score, 0 bogus to 1 real, NaN when withheld"),
+    Column("flags", "i4", "", "candidate flags, bits named in the header"),
+    Column("ap_flux", "f4", "flux", "difference flux in a circle of one FWHM radius"),
+    Column("template_flux", "f4", "flux", "template flux in the same circle, on the science scale"),
+    Column("psf_chi2", "f4", "", "chi² per pixel of the PSF fit to the difference"),
+    Column("psf_corr", "f4", "", "Pearson correlation of the difference with its PSF"),
+    Column("fwhm", "f4", "pix", "width of the difference source from Gaussian-weighted moments"),
+    Column("elongation", "f4", "", "major over minor axis of the same moments"),
+    Column("sharpness", "f4", "", "peak over its neighbours, divided by the same of the PSF"),
+    Column("opposite", "f4", "", "largest score of the other sign within two FWHM, over |scorr|"),
+    Column("masked_fraction", "f4", "", "fraction of flagged pixels within one FWHM"),
+    Column("saturated_distance", "f4", "pix", "distance to the nearest saturated pixel, at most 100"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Peaks of |S_corr| above threshold, strongest first: 0-based pixel positions and signed peaks."""
+
+    x: np.ndarray
+    y: np.ndarray
+    score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Measured detections, one row each.
+
+    ``table`` is a structured array with the dtype of `COLUMNS`; ``cutouts`` is float32 [n, 3, k, k]
+    (science, template on the science flux scale, difference), masked pixels NaN;
+    ``flux_unit`` "nJy" or "count".
+    """
+
+    table: np.ndarray
+    cutouts: np.ndarray
+    flux_unit: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def empty_table(n: int) -> np.ndarray:
+    """Return n zeroed rows with the dtype of `COLUMNS`."""
+    return np.zeros(n, dtype=[(column.name, column.dtype) for column in COLUMNS])

@@ -1,0 +1,78 @@
+"""One chip's image on its way from the file to the subtraction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.wcs import WCS
+
+from ks4diff.products.image import MaskedImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawChip:
+    """An image as read: native float32 counts, nothing subtracted; header facts, None where absent.
+
+    ``data`` is [y, x] float32, C-contiguous, sky included when the file has it.
+    """
+
+    data: np.ndarray
+    file: str  # path as given
+    hdu: str  # e.g. "0" or "2 (SCI)"
+    chip: str = "0"
+    wcs: WCS | None = None  # celestial and usable, else None
+    gain: float | None = None  # electrons per count
+    read_noise: float | None = None  # electrons
+    saturation: float | None = None  # counts
+    zeropoint: float | None = None  # AB magnitude of one count
+    exptime: float | None = None  # seconds
+    mjd_mid: float | None = None  # UTC
+    filter: str | None = None
+    site: str | None = None
+    object: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedChip:
+    """A chip ready to be matched: background subtracted, masked, variance known.
+
+    ``background`` is the smooth sky that was subtracted and ``background_rms`` the per-pixel noise
+    that source-free pixels show, both float32 [y, x] in counts.
+    """
+
+    raw: RawChip
+    image: MaskedImage
+    background: np.ndarray
+    background_rms: np.ndarray
+    gain: float  # electrons per count
+    gain_source: str  # "header", "option" or "estimated from the sky"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarList:
+    """Detections used for registration and PSFs, brightest first; 0-based pixels, counts."""
+
+    x: np.ndarray
+    y: np.ndarray
+    flux: np.ndarray
+    fwhm: np.ndarray
+    clean: np.ndarray  # bool: isolated enough, round, unsaturated, away from masked pixels
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedTemplate:
+    """The template resampled to the science grid, so it has no WCS of its own.
+
+    Surface brightness (counts per template pixel) is conserved, not flux. ``coverage`` is the fraction
+    of science pixels that the template covers with good data.
+    """
+
+    image: MaskedImage
+    background_rms: np.ndarray  # float32 [y, x], native-grid noise carried through the resampling
+    coverage: float
+    tile_ids: tuple[str, ...]
+    gain: float

@@ -1,0 +1,37 @@
+"""What the subtraction hands to detection and measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ks4diff.products.psf import Psf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Proper difference and scores on the science grid, float32 [y, x] unless said.
+
+    ``difference`` D / F_D: science counts, noise white with std 1 / F_D; ``psf`` is P_D, its PSF.
+    ``score_corr`` S_corr: unit normal where nothing changed. ``flux`` S / F_S: best PSF flux of a source
+    centred on each pixel, science counts, with error ``flux_err``. ``flags`` are PixelFlag bits.
+    ``flux_scale`` is science counts per template count.
+    """
+
+    difference: np.ndarray
+    score_corr: np.ndarray
+    flux: np.ndarray
+    flux_err: np.ndarray
+    flags: np.ndarray
+    psf: Psf
+    flux_scale: float
+    noise: float  # std of one pixel of ``difference``, science counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """A verdict on one subtraction: "pass", "warn" or "fail", with the clauses behind it."""
+
+    verdict: str
+    reasons: tuple[str, ...]

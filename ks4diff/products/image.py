@@ -1,0 +1,54 @@
+"""Pixels with their variance and the named reasons not to trust them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+
+import numpy as np
+
+
+class PixelFlag(IntFlag):
+    """Why a pixel is masked; the bit values are written to the MASK image."""
+
+    NO_DATA = 1
+    NON_FINITE = 2
+    SATURATED = 4
+    BLEED = 8
+    TEMPLATE_NO_DATA = 16
+    TEMPLATE_SATURATED = 32
+    EDGE = 64
+
+
+PIXEL_FLAG_DESCRIPTION = {
+    PixelFlag.NO_DATA: "no data: a border or block of exact zeros",
+    PixelFlag.NON_FINITE: "NaN or infinite in the file",
+    PixelFlag.SATURATED: "science pixel at or above the saturation level, or touching one",
+    PixelFlag.BLEED: "charge bled along the column or row from a saturated star",
+    PixelFlag.TEMPLATE_NO_DATA: "template has no data here, or the science image lies outside it",
+    PixelFlag.TEMPLATE_SATURATED: "template is saturated here",
+    PixelFlag.EDGE: "closer to the border than half a PSF",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedImage:
+    """An image on one pixel grid, arrays [y, x].
+
+    ``data`` float32, background subtracted, counts; ``variance`` float32, counts², of one pixel
+    (without the neighbour covariance that resampling brings); ``flags`` int32 of PixelFlag bits.
+    """
+
+    data: np.ndarray
+    variance: np.ndarray
+    flags: np.ndarray
+
+    @property
+    def good(self) -> np.ndarray:
+        """Boolean [y, x]: no flag raised."""
+        return self.flags == 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.data.shape
