@@ -1,9 +1,8 @@
-"""What a FITS header says about an image, read with tolerance: units, time, filter and sky position."""
+"""What a FITS header says about an image, read with tolerance: units, time, filter and names."""
 
 from __future__ import annotations
 
 import logging
-import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,6 @@ from datetime import date
 import numpy as np
 from astropy.io import fits
 from astropy.time import Time
-from astropy.wcs import WCS, NoConvergence, WcsError
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +23,10 @@ _SATURATION_RANGE = (1.0, 1e12)
 _EXPTIME_RANGE = (1e-4, 1e7)
 _MAGZERO_RANGE = (5.0, 50.0)
 _MJD_RANGE = (15000.0, 100000.0)  # 1899 to 2132
-_SCALE_RANGE_ARCSEC = (0.005, 300.0)
 _MJD_OF_ORDINAL_0 = -678576
 _JD_OF_MJD_0 = 2400000.5
 _CLOCK_CARDS = ("TIME-OBS", "UTSTART", "UT", "UTC-OBS")
 _SCALES = ("utc", "tai", "tt", "tdb", "tcg", "tcb")
-_WCS_ERRORS = (
-    WcsError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AssertionError,
-    OSError,
-    fits.VerifyError,
-)
 
 
 @contextmanager
@@ -104,7 +91,7 @@ def header_facts(headers: Sequence[fits.Header]) -> dict[str, float | str | None
     }
 
 
-def _card(header: fits.Header, name: str) -> object | None:
+def card(header: fits.Header, name: str) -> object | None:
     """Return the value of a card; None when absent, without a value or beyond parsing."""
     try:
         value = header.get(name)
@@ -115,7 +102,7 @@ def _card(header: fits.Header, name: str) -> object | None:
 
 
 def _number(header: fits.Header, name: str, allowed: tuple[float, float]) -> float | None:
-    value = _card(header, name)
+    value = card(header, name)
     if isinstance(value, str):
         try:
             value = float(value.strip().upper().replace("D", "E"))  # Fortran writes 1.9D0
@@ -159,7 +146,7 @@ def _per_amplifier(headers, names, stem, allowed, combine) -> float | None:
 def _first_text(headers: Sequence[fits.Header], names: Sequence[str]) -> str | None:
     for header in headers:
         for name in names:
-            value = _card(header, name)
+            value = card(header, name)
             text = "" if value is None or isinstance(value, bool) else " ".join(str(value).split())
             if text:
                 return text
@@ -192,7 +179,7 @@ def _mjd_start(header: fits.Header) -> float | None:
 
 def _from_date(header: fits.Header) -> float | None:
     """Return the MJD of DATE-OBS with its own time or a clock card's; None when either is missing."""
-    text = str(_card(header, "DATE-OBS") or "").strip()
+    text = str(card(header, "DATE-OBS") or "").strip()
     match = re.match(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[T ](.*))?$", text)
     if match:
         year, month, day = (int(match[k]) for k in (1, 2, 3))
@@ -207,7 +194,7 @@ def _from_date(header: fits.Header) -> float | None:
     seconds = _seconds_of_day(clock)
     for name in _CLOCK_CARDS:
         if seconds is None:
-            seconds = _seconds_of_day(str(_card(header, name) or "").split("T")[-1])
+            seconds = _seconds_of_day(str(card(header, name) or "").split("T")[-1])
     if seconds is None:
         log.debug("DATE-OBS = %r has no time of day", text)
         return None
@@ -234,77 +221,3 @@ def _to_utc(mjd: float, timesys: str | None) -> float:
     if scale == "utc" or scale not in _SCALES:
         return mjd  # UT, UT1, GMT and unknown words: within a second of UTC
     return float(Time(mjd, format="mjd", scale=scale).utc.mjd)
-
-
-def celestial_wcs(
-    header: fits.Header, shape: tuple[int, int], hdus: fits.HDUList | None = None
-) -> WCS | None:
-    """Return the celestial WCS of an image, or None when there is none that can be trusted.
-
-    Parameters
-    ----------
-    header
-        The image's own header.
-    shape
-        (rows, columns) of the image.
-    hdus
-        The open file; needed only by look-up-table distortions.
-
-    Returns
-    -------
-    WCS or None
-        Equatorial (ICRS or FK5 J2000), right ascension first. None when CTYPE is absent or of another
-        system, when the image centre has no finite position, does not come back to its pixel within
-        0.1 pixel, or has a scale outside 0.005 to 300 arcsec per pixel. A WCS that is present but refused
-        is logged as a warning, since positions will be missing.
-
-    """
-    if not any(str(_card(header, name) or "").strip() for name in ("CTYPE1", "CTYPE2")):
-        return None
-    try:
-        wcs = WCS(_one_distortion(header), fobj=hdus, naxis=2)
-        reason = _refusal(wcs, shape)
-    except (*_WCS_ERRORS, NoConvergence) as error:
-        wcs, reason = None, one_line(error)
-    if reason:
-        log.warning("WCS ignored: %s", reason)
-        return None
-    return wcs
-
-
-def _one_distortion(header: fits.Header) -> fits.Header:
-    """Return the header with the PV cards dropped when CTYPE says that the distortion is SIP.
-
-    PTF files carry both, saying the same; wcslib refuses PV1_5 and above on a TAN-SIP axis.
-    """
-    if not str(_card(header, "CTYPE1") or "").strip().endswith("-SIP"):
-        return header
-    extra = [name for name in header if re.fullmatch(r"PV[12]_\d+", name)]
-    if extra:
-        header = header.copy()
-        for name in extra:
-            del header[name]
-    return header
-
-
-def _refusal(wcs: WCS, shape: tuple[int, int]) -> str | None:
-    """Return why ``wcs`` cannot be used for this image, or None."""
-    ctypes = " ".join(wcs.wcs.ctype)
-    if not wcs.has_celestial or wcs.wcs.lngtyp != "RA" or wcs.wcs.lng != 0:
-        return f"CTYPE {ctypes} is not right ascension and declination"
-    # FK4 is 0.6 degrees away from ICRS; FK5 J2000 agrees to 0.1 arcsec.
-    old = wcs.wcs.radesys == "FK5" and math.isfinite(wcs.wcs.equinox) and wcs.wcs.equinox != 2000.0
-    if wcs.wcs.radesys.strip() not in ("", "ICRS", "FK5") or old:
-        return f"RADESYS {wcs.wcs.radesys} equinox {wcs.wcs.equinox:g} is not ICRS"
-    x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2
-    ra, dec = wcs.all_pix2world([x, x + 1, x], [y, y, y + 1], 0)
-    if not (np.isfinite(ra).all() and np.isfinite(dec).all()):
-        return f"the image centre ({x:g}, {y:g}) has no sky position"
-    step_ra = ((ra[1:] - ra[0] + 180) % 360 - 180) * math.cos(math.radians(dec[0]))
-    scales = 3600 * np.hypot(step_ra, dec[1:] - dec[0])
-    if not ((scales >= _SCALE_RANGE_ARCSEC[0]) & (scales <= _SCALE_RANGE_ARCSEC[1])).all():
-        return f"pixel scale {scales[0]:.3g} x {scales[1]:.3g} arcsec at the image centre is absurd"
-    back = wcs.all_world2pix(ra[:1], dec[:1], 0)
-    if not max(abs(back[0][0] - x), abs(back[1][0] - y)) < 0.1:
-        return f"the image centre maps back to ({back[0][0]:.1f}, {back[1][0]:.1f}), not ({x:g}, {y:g})"
-    return None

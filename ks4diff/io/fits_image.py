@@ -15,7 +15,8 @@ from typing import BinaryIO
 import numpy as np
 from astropy.io import fits
 
-from ks4diff.io.fits_header import celestial_wcs, header_facts, one_line, quiet_astropy
+from ks4diff.io.fits_header import header_facts, one_line, quiet_astropy
+from ks4diff.io.fits_wcs import celestial_wcs
 from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import ConfigError, InputError
 
