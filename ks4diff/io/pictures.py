@@ -14,9 +14,9 @@ from ks4diff.io.atomic import atomic_path
 _TRIPLET_PANEL = 252  # screen pixels a side, at least: four per pixel of a 63-pixel stamp
 _PAPER = (24, 24, 28)
 _INK = (225, 225, 225)
-_MARKER = (255, 190, 40)
+_MARKER = (235, 125, 0)  # orange and violet show on black sky and on white zero alike
 _NO_DATA = (52, 96, 84)  # a dull green that neither grey nor red-blue panels contain
-_REJECTED = (110, 150, 255)
+_REJECTED = (150, 100, 230)
 _GAP = 8
 
 
@@ -85,7 +85,7 @@ def write_overview(
 
     Large images are shrunk by an integer: science and difference by block means, S_corr by the value
     of largest modulus in each block, so that no peak is diluted. y is upwards, pixels without data are
-    green. Candidates that become alerts have a thick amber circle, others a thin blue one.
+    green. Candidates that become alerts have a thick orange circle, others a thin violet one.
 
     Parameters
     ----------
@@ -115,7 +115,8 @@ def write_overview(
     panels = [
         _grey(small, *_sky_stretch([small])),
         _diverging(_shrunk(difference, block, extreme=False), None, peak=0.0),
-        _diverging(_shrunk(score, block, extreme=True), 1.0, peak=0.0),
+        # Twice the unit noise: the extreme of 256 blank pixels is near 3, and full colour starts at 20.
+        _diverging(_shrunk(score, block, extreme=True), 2.0, peak=0.0),
     ]
     pictures = [_upscaled(panel, zoom) for panel in panels]
     scale = zoom / block
@@ -134,10 +135,12 @@ def _sky_stretch(images: Sequence[np.ndarray]) -> tuple[float, float, float]:
     finite = [values for values in finite if values.size]
     if not finite:
         return 0.0, 1.0, 1.0
-    # Half of a crowded stamp is stars: the lower quartile side of the histogram still is sky.
-    every = np.concatenate(finite)
-    quartile, median = np.percentile(every, [25, 50])
-    sigma = max((median - quartile) / 0.6745, 1e-6 * (1.0 + abs(median)))
+    # Half of a crowded stamp is stars: the lower quartile side of the histogram still is sky. The noisier
+    # image sets the scale, or its noise would fill the panel with black and white.
+    quartiles = [np.percentile(values, [25, 50]) for values in finite]
+    median = np.median(np.concatenate(finite))
+    sigma = max((middle - quarter) / 0.6745 for quarter, middle in quartiles)
+    sigma = max(sigma, 1e-6 * (1.0 + abs(median)))
     low = median - 2.5 * sigma
     high = max(max(np.percentile(values, 99.7) for values in finite), median + 5.0 * sigma)
     return float(low), float(high), float(3.0 * sigma)
