@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-import logging
 import math
 import os
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
 
-from ks4diff.io.fits_header import header_facts, one_line, quiet_astropy
+from ks4diff.io.fits_header import header_facts, quiet_astropy
+from ks4diff.io.fits_open import MAX_PIXELS, failing_as_input_error, open_fits, read_to_end
 from ks4diff.io.fits_wcs import celestial_wcs
 from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import ConfigError, InputError
 
-log = logging.getLogger(__name__)
-
 MIN_SIDE = 32  # pixels: below this there is no room for a PSF stamp and its surroundings
-MAX_PIXELS = 2**29  # 2 GiB as float32, three times a whole KMTNet exposure
 
 # Largest expansion a file of n bytes can honestly promise: deflate cannot exceed 1032:1; a tile of
 # constant pixels in the FITS tile compressions stays below 8192 pixels per byte.
@@ -31,28 +24,7 @@ _GZIP_RATIO = 1032
 _TILE_RATIO = 8192
 _BLOCK_PIXELS = 2**24  # read this many at a time, so that float64 temporaries stay at 128 MiB
 _BITPIX_BYTES = {8: 1, 16: 2, 32: 4, 64: 8, -32: 4, -64: 8}
-# What astropy raises on broken files; TypeError, KeyError and friends stand for bad header values.
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    zlib.error,
-    fits.VerifyError,
-)
 _IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
-_OTHER_FORMATS = {
-    b"BZh": "bzip2-compressed",
-    b"\xfd7zXZ": "xz-compressed",
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x9d": "compress-ed (.Z)",
-}
 
 
 def read_chip(
@@ -96,13 +68,15 @@ def read_chip(
     overrides = _checked_overrides(
         gain=gain, read_noise=read_noise, saturation=saturation, zeropoint=zeropoint
     )
-    with quiet_astropy(str(path)), _open(path) as (hdus, packed):
+    with quiet_astropy(str(path)), open_fits(path) as (hdus, packed):
         chosen = _find(path, hdus, hdu)
         image = hdus[chosen]
         where = f"{path}, HDU {_label(chosen, image)}"
-        with _failing_as_input_error(f"{where}: cannot be read"):
-            shape = _checked_shape(where, image, os.stat(path).st_size, packed)
+        with failing_as_input_error(f"{where}: cannot be read"):
+            shape = _checked_shape(where, image, path.stat().st_size, packed is not None)
             data = _read_pixels(image, shape)
+            if packed is not None:
+                read_to_end(packed)
         _check_content(where, data)
         headers = [image.header] if chosen == 0 else [image.header, hdus[0].header]
         facts = header_facts(headers) | overrides
@@ -117,61 +91,6 @@ def _checked_overrides(**values: float | None) -> dict[str, float]:
         if not (math.isfinite(value) and value >= least):
             raise ConfigError(f"{name.replace('_', '-')} must be a positive number, not {value:g}")
     return given
-
-
-@contextmanager
-def _failing_as_input_error(prefix: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except MemoryError:
-        raise InputError(f"{prefix}: not enough memory") from None
-    except _READ_ERRORS as error:
-        raise InputError(f"{prefix}: {one_line(error) or type(error).__name__}") from error
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[fits.HDUList, bool]]:
-    """Yield the open HDU list and whether the file is gzip-compressed."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, not a FITS file")
-    if not path.is_file():
-        raise InputError(f"{path}: is not a regular file")
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
-    with stream:
-        packed = _sniff(path, stream)
-        with _failing_as_input_error(f"{path}: broken FITS file"):
-            # uint=False: unsigned integers come as floats with BLANK applied like any other image.
-            hdus = fits.open(stream, mode="readonly", memmap=False, uint=False, lazy_load_hdus=True)
-        with hdus:
-            yield hdus, packed
-
-
-def _sniff(path: Path, stream: BinaryIO) -> bool:
-    """Return whether the stream is gzip-compressed; raise InputError unless FITS is inside."""
-    start = stream.read(16)
-    stream.seek(0)
-    if not start:
-        raise InputError(f"{path}: is empty (0 bytes)")
-    for magic, words in _OTHER_FORMATS.items():
-        if start.startswith(magic):
-            raise InputError(f"{path}: is {words}; unpack it first")
-    packed = start.startswith(b"\x1f\x8b")
-    if packed:
-        try:
-            start = gzip.GzipFile(fileobj=stream).read(16)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: broken gzip file ({one_line(error)})") from error
-        stream.seek(0)
-    if not start.startswith(b"SIMPLE  ="):
-        raise InputError(f"{path}: is not a FITS file (starts with {start!r}, not 'SIMPLE  =')")
-    return packed
 
 
 def _find(path: Path, hdus: fits.HDUList, wanted: int | str | None) -> int:
@@ -204,7 +123,7 @@ def _walk(path: Path, hdus: fits.HDUList) -> Iterator[tuple[int, object]]:
     """Yield (index, HDU) one at a time, so that damage behind the wanted HDU does not matter."""
     index = 0
     while True:
-        with _failing_as_input_error(f"{path}, HDU {index}: header cannot be read"):
+        with failing_as_input_error(f"{path}, HDU {index}: header cannot be read"):
             try:
                 item = hdus[index]
             except IndexError:
