@@ -1,0 +1,76 @@
+"""What `pip install` gives a user, away from the checkout: the wheel runs and finds its shared files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel without network: the build backend is a development dependency."""
+    out = tmp_path_factory.mktemp("dist")
+    done = run("-m", "hatchling", "build", "-t", "wheel", "-d", str(out), cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = out.glob("ks4diff-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Return a folder with the installed package alone; dependencies come from this environment."""
+    target = tmp_path_factory.mktemp("target")
+    options = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", "--target", str(target))
+    done = run("-m", "pip", "install", *options, str(wheel), cwd=target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def test_shared_files_are_inside(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for path in [*(ROOT / "alerts/schema").rglob("*.avsc"), *(ROOT / "templates/sample").iterdir()]:
+        assert f"ks4diff/_share/{path.relative_to(ROOT).as_posix()}" in names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+    assert max(len(name) for name in names) < 200
+
+
+def test_installed_package_is_the_one_used_and_finds_its_share(installed, tmp_path):
+    code = (
+        "import ks4diff; from ks4diff.io.share import shared_path\n"
+        "print(ks4diff.__file__)\n"
+        "print(shared_path('alerts/schema'))\n"
+        "print(shared_path('templates/sample/AKB13475I0096.fits'))\n"
+    )
+    done = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert Path(line).is_relative_to(installed)
+        assert Path(line).exists()
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_help_runs_from_anywhere(installed, tmp_path):
+    done = run("-m", "ks4diff", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr
+    assert "subtract" in done.stdout
+    assert not list(tmp_path.iterdir())
