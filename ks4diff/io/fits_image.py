@@ -23,6 +23,7 @@ MIN_SIDE = 32  # pixels: below this there is no room for a PSF stamp and its sur
 _GZIP_RATIO = 1032
 _TILE_RATIO = 8192
 _BLOCK_PIXELS = 2**24  # read this many at a time, so that float64 temporaries stay at 128 MiB
+_MAX_HDUS = 1000  # some broken headers make astropy find the same HDU again without end
 _BITPIX_BYTES = {8: 1, 16: 2, 32: 4, 64: 8, -32: 4, -64: 8}
 _IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
@@ -121,15 +122,14 @@ def _find_named(path: Path, hdus: fits.HDUList, wanted: int | str) -> int:
 
 def _walk(path: Path, hdus: fits.HDUList) -> Iterator[tuple[int, object]]:
     """Yield (index, HDU) one at a time, so that damage behind the wanted HDU does not matter."""
-    index = 0
-    while True:
+    for index in range(_MAX_HDUS):
         with failing_as_input_error(f"{path}, HDU {index}: header cannot be read"):
             try:
                 item = hdus[index]
             except IndexError:
                 return
         yield index, item
-        index += 1
+    raise InputError(f"{path}: broken FITS file: no such image in the first {_MAX_HDUS} HDUs")
 
 
 def _label(index: int, item: object) -> str:

@@ -243,6 +243,14 @@ class TestRefusals:
         lines[3] = card
         refused(write_raw(tmp_path / "a.fits", lines, b"\1" * 14400))
 
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_number_of_axes_that_makes_the_list_of_hdus_endless(self, tmp_path, packed):
+        lines = image_cards(64, 48)
+        lines[2] = "NAXIS   =         7          2 / found by changing bytes at random"
+        raw = write_raw(tmp_path / "a.fits", lines, scene().astype(">f4").tobytes()).read_bytes()
+        (tmp_path / "b.fits").write_bytes(gzip.compress(raw) if packed else raw)
+        refused(tmp_path / "b.fits")
+
 
 class TestAbsurdSizes:
     """A header must not make us allocate: each runs with little address space to spare."""
