@@ -13,6 +13,9 @@ from pathlib import Path
 
 from astropy.io import fits
 
+# Raised on damaged tiles, derived from Exception alone and without a public name (astropy 6.1 to 8.0).
+from astropy.io.fits.hdu.compressed._compression import CfitsioException
+
 from ks4diff.io.fits_header import one_line
 from ks4diff.products.errors import InputError
 
@@ -31,6 +34,7 @@ READ_ERRORS = (
     RuntimeError,
     zlib.error,
     fits.VerifyError,
+    CfitsioException,
 )
 _OTHER_FORMATS = {
     b"BZh": "bzip2-compressed",

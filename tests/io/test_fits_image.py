@@ -202,6 +202,16 @@ class TestRefusals:
         os.truncate(path, size if size > 0 else path.stat().st_size + size)
         refused(path)
 
+    def test_damaged_tile(self, tmp_path):
+        path = tmp_path / "a.fits.fz"
+        fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(scene().astype(np.int16))]).writeto(path)
+        with fits.open(path) as hdus:
+            start = hdus[1].fileinfo()["datLoc"]
+        with open(path, "r+b") as stream:  # the first row's tile is said to be 3 bytes long
+            stream.seek(start)
+            stream.write((3).to_bytes(4, "big"))
+        refused(path, "HDU 1", "decompression error")
+
     def test_corrupt_gzip_body(self, tmp_path):
         path = write(tmp_path / "a.fits.gz", scene())
         raw = bytearray(path.read_bytes())
