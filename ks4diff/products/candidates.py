@@ -69,6 +69,7 @@ COLUMNS = (
     Column("fwhm", "f4", "pix", "width of the difference source from Gaussian-weighted moments"),
     Column("elongation", "f4", "", "major over minor axis of the same moments"),
     Column("sharpness", "f4", "", "peak over its neighbours, divided by the same of the PSF"),
+    Column("sharpness_err", "f4", "", "standard error of sharpness"),
     Column("opposite", "f4", "", "largest score of the other sign within two FWHM, over |scorr|"),
     Column("masked_fraction", "f4", "", "fraction of flagged pixels within one FWHM"),
     Column("saturated_distance", "f4", "pix", "distance to the nearest saturated pixel, at most 100"),

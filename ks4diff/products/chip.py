@@ -8,6 +8,8 @@ import numpy as np
 from astropy.wcs import WCS
 
 from ks4diff.products.image import MaskedImage
+from ks4diff.products.noise import NoiseModel
+from ks4diff.products.psf import Psf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +36,6 @@ class RawChip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibratedChip:
-    """A chip ready to be matched: background subtracted, masked, variance known.
-
-    ``background`` is the smooth sky that was subtracted and ``background_rms`` the per-pixel noise
-    that source-free pixels show, both float32 [y, x] in counts.
-    """
-
-    raw: RawChip
-    image: MaskedImage
-    background: np.ndarray
-    background_rms: np.ndarray
-    gain: float  # electrons per count
-    gain_source: str  # "header", "option" or "estimated from the sky"
-
-
-@dataclass(frozen=True, kw_only=True)
 class StarList:
     """Detections used for registration and PSFs, brightest first; 0-based pixels, counts."""
 
@@ -60,7 +46,39 @@ class StarList:
     clean: np.ndarray  # bool: isolated enough, round, unsaturated, away from masked pixels
 
     def __len__(self) -> int:
+        """Return the number of stars."""
         return len(self.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReducedChip:
+    """A chip without its background, masked, its variance known to first order.
+
+    ``background`` float32 [y, x] is the smooth sky that was subtracted, ``rms`` the spread of the source-free
+    pixels ``sky``, unresolved stars included; counts.
+    """
+
+    raw: RawChip
+    image: MaskedImage
+    background: np.ndarray
+    rms: float
+    sky: np.ndarray  # bool [y, x]: good and free of detected sources
+    gain: float  # electrons per count
+    gain_source: str  # "given", or how it was guessed
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedChip:
+    """A chip ready to be matched: its stars, PSF and noise are known."""
+
+    raw: RawChip
+    image: MaskedImage
+    sky: np.ndarray
+    stars: StarList
+    psf: Psf
+    noise: NoiseModel
+    gain: float
+    gain_source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +86,12 @@ class AlignedTemplate:
     """The template resampled to the science grid, so it has no WCS of its own.
 
     Surface brightness (counts per template pixel) is conserved, not flux. ``coverage`` is the fraction
-    of science pixels that the template covers with good data.
+    of science pixels that the template covers with good data; ``noise`` holds what resampling did to it.
     """
 
     image: MaskedImage
-    background_rms: np.ndarray  # float32 [y, x], native-grid noise carried through the resampling
+    psf: Psf
+    noise: NoiseModel
+    gain: float
     coverage: float
     tile_ids: tuple[str, ...]
-    gain: float

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ks4diff.products.noise import NoiseModel
 from ks4diff.products.psf import Psf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Science = flux_scale * template + background, once both have one PSF."""
+
+    flux_scale: float  # science counts per template count
+    flux_scale_error: float
+    background: np.ndarray  # float32 [y, x], science counts
+    science_noise: NoiseModel  # science counts, without what both images share
+    template_noise: NoiseModel  # template counts, likewise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,62 @@
+"""Noise that is not white: its covariance from source-free pixels and its power spectrum."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import fft
+
+from ks4diff.numerics.psf_grid import embed, extract, good_shape
+
+
+def autocovariance(image: np.ndarray, good: np.ndarray, max_lag: int) -> np.ndarray:
+    """Return the covariance of pixels (dy, dx) apart, float64 [2 L + 1, 2 L + 1], lag 0 in the middle.
+
+    Parameters
+    ----------
+    image
+        Float [y, x] with mean 0 over the good pixels.
+    good
+        Boolean [y, x]: pixels free of sources and defects; pairs with one bad pixel do not count.
+    max_lag
+        L, pixels.
+    """
+    shape = good_shape(image.shape, max_lag + 1)
+    mask = good.astype(np.float64)
+    data = np.where(good, image, 0.0).astype(np.float64)
+    pairs = fft.irfft2(np.abs(fft.rfft2(mask, shape)) ** 2, shape)
+    products = fft.irfft2(np.abs(fft.rfft2(data, shape)) ** 2, shape)
+    n = 2 * max_lag + 1
+    return extract(products, n) / np.maximum(extract(pairs, n), 1.0)
+
+
+def bilinear_covariance(mx: float, my: float) -> np.ndarray:
+    """Return the covariance [3, 3] of white noise of unit variance after bilinear resampling.
+
+    Linear interpolation by the fraction f along one axis leaves the variance 1 - 2 m and the covariance m of
+    neighbours, m = f (1 - f) in [0, 0.25]; ``mx`` and ``my`` are m along each axis, averaged over the image.
+    """
+    return np.outer([my, 1 - 2 * my, my], [mx, 1 - 2 * mx, mx])
+
+
+def power_spectrum(covariance: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the noise power [rows, columns // 2 + 1] of a covariance [n, n] by lag, n odd.
+
+    A sampled covariance can transform to powers below 0; see `relative_power`.
+    """
+    symmetric = 0.5 * (covariance + covariance[::-1, ::-1])
+    return fft.rfft2(embed(symmetric, shape)).real
+
+
+def relative_power(power: np.ndarray, shape: tuple[int, int], floor: float = 0.02) -> np.ndarray:
+    """Return ``power`` divided by its mean over all frequencies, float32, nowhere below ``floor``."""
+    relative = np.maximum(power / half_plane_mean(power, shape), floor)
+    return (relative / half_plane_mean(relative, shape)).astype(np.float32)
+
+
+def half_plane_mean(spectrum: np.ndarray, shape: tuple[int, int]) -> float:
+    """Return the mean over the whole frequency plane of a real-FFT half plane for images of ``shape``."""
+    doubled = slice(1, spectrum.shape[1] - (1 if shape[1] % 2 == 0 else 0))
+    total = 2.0 * spectrum[:, doubled].sum(dtype=np.float64) + spectrum[:, 0].sum(dtype=np.float64)
+    if shape[1] % 2 == 0:
+        total += spectrum[:, -1].sum(dtype=np.float64)
+    return float(total) / (shape[0] * shape[1])

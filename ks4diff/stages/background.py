@@ -1,0 +1,175 @@
+"""From a raw chip to a masked one without its background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import sep
+from scipy import ndimage
+
+from ks4diff.numerics.inpaint import fill
+from ks4diff.products.chip import ReducedChip, RawChip
+from ks4diff.products.errors import SkipChip
+from ks4diff.products.image import MaskedImage, PixelFlag
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundConfig:
+    """How a chip is masked and its background found."""
+
+    background_mesh_pix: int = 64  # a few times the largest star, small enough for sky gradients
+    source_threshold_sigma: float = 1.5  # pixels above this are no sky; grown by two
+    zero_block_pix: int = 9  # exact zeros joined in at least this many pixels are no data
+    plateau_count: int = 4  # this many pixels at the exact maximum betray the saturation level
+    plateau_fraction: float = 0.95  # of that maximum: response bends before it clips
+    bleed_window_pix: int = 51  # along the trail: a trail outlasts every star's wing
+    bleed_sigma: float = 4.0  # of the mean over that window against the rows or columns beside it
+    max_bad_fraction: float = 0.7  # with more pixels bad there is nothing to subtract
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their ranges."""
+        if self.background_mesh_pix < 16:
+            raise ValueError(f"background_mesh_pix must be at least 16, got {self.background_mesh_pix}")
+        if not 0 < self.plateau_fraction <= 1:
+            raise ValueError(f"plateau_fraction must be in (0, 1], got {self.plateau_fraction}")
+
+
+def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
+    """Return the chip background-subtracted and masked, with a first variance of every pixel.
+
+    Raises
+    ------
+    SkipChip
+        When too many pixels are bad or no sky is left between the sources.
+    """
+    flags = _flag_pixels(raw, config)
+    bad = flags != 0
+    if bad.mean() > config.max_bad_fraction:
+        raise SkipChip("too few usable pixels", bad_fraction=float(bad.mean()))
+    data = np.where(bad, 0.0, raw.data).astype(np.float32)
+    background, sources = _background(data, bad, config)
+    data -= background
+    flags |= _flag_bleeds(data, flags, config)
+    bad = flags != 0
+    data = fill(data, bad)
+    sky = ~sources & ~bad
+    if sky.sum() < 500:
+        raise SkipChip("no sky left between the sources", sky_pixels=float(sky.sum()))
+    rms = _robust_std(data[sky])
+    # one hot pixel of 1000 sigma in a million would double the variance that the sky shows
+    sky &= ~ndimage.binary_dilation(np.abs(data) > 6 * rms)
+    if not rms > 0:
+        raise SkipChip("the sky shows no noise at all", sky_rms=rms)
+    gain, source = _gain(raw, float(np.median(background)), rms)
+    variance = pixel_variance(data, rms**2, gain, smooth_pix=1.0)
+    return ReducedChip(
+        raw=raw,
+        image=MaskedImage(data=data, variance=variance, flags=flags),
+        background=background,
+        rms=rms,
+        sky=sky,
+        gain=gain,
+        gain_source=source,
+    )
+
+
+def pixel_variance(data: np.ndarray, background: float, gain: float, *, smooth_pix: float) -> np.ndarray:
+    """Return float32 [y, x]: the background's variance plus the Poisson noise of the smoothed sources.
+
+    ``data`` counts without background, ``background`` counts², ``gain`` electrons per count. The image is smoothed
+    by a Gaussian of ``smooth_pix`` so that a pixel's variance does not follow its own noise.
+    """
+    sources = np.maximum(ndimage.gaussian_filter(data, smooth_pix), 0.0)
+    return (background + sources / gain).astype(np.float32)
+
+
+def _flag_pixels(raw: RawChip, config: BackgroundConfig) -> np.ndarray:
+    """Return int32 PixelFlag bits: no data, non-finite, saturated and what saturation touches."""
+    data = raw.data
+    flags = np.zeros(data.shape, dtype=np.int32)
+    flags[~np.isfinite(data)] |= PixelFlag.NON_FINITE
+    label, n = ndimage.label(data == 0)
+    if n:
+        size = np.bincount(label.ravel())
+        block = size >= config.zero_block_pix
+        block[0] = False
+        flags[block[label]] |= PixelFlag.NO_DATA
+    level = raw.saturation if raw.saturation is not None else _plateau(data, config)
+    if level is not None:
+        saturated = np.nan_to_num(data, nan=0.0, posinf=np.inf, neginf=0.0) >= level
+        # neighbours of a full pixel hold spilt charge
+        flags[ndimage.binary_dilation(saturated, iterations=2)] |= PixelFlag.SATURATED
+    return flags
+
+
+def _flag_bleeds(data: np.ndarray, flags: np.ndarray, config: BackgroundConfig) -> np.ndarray:
+    """Return int32 BLEED bits on the rows and columns that stand out far from a saturated star.
+
+    A trail can be dark as well as bright: an amplifier driven over its range takes hundreds of pixels to recover.
+    """
+    bleeds = np.zeros(data.shape, dtype=np.int32)
+    saturated = (flags & PixelFlag.SATURATED) != 0
+    if not saturated.any():
+        return bleeds
+    for turned in (False, True):
+        image, core = (data.T, saturated.T) if turned else (data, saturated)
+        beside = np.array([0.25, 0.25, 0, -1, 0, 0.25, 0.25])[:, None]
+        contrast = ndimage.convolve(image, beside, mode="nearest")
+        # stars along the way count no more than a strong trail would
+        limit = 1.5 * 1.4826 * float(np.median(np.abs(contrast)))
+        contrast = ndimage.uniform_filter1d(np.clip(contrast, -limit, limit), config.bleed_window_pix, axis=1)
+        spread = 1.4826 * float(np.median(np.abs(contrast)))
+        streak = (np.abs(contrast) > config.bleed_sigma * max(spread, 1e-30)) | core
+        label, n = ndimage.label(streak, structure=[[0, 0, 0], [1, 1, 1], [0, 0, 0]])
+        index = np.arange(n + 1)
+        length = np.bincount(label.ravel(), minlength=n + 1)
+        touches = ndimage.maximum(core, label, index)
+        # the window itself smears a wing by half its length to both sides
+        long = (length > 1.5 * config.bleed_window_pix) & (np.asarray(touches) > 0)
+        long[0] = False
+        found = ndimage.binary_dilation(long[label], structure=[[1], [1], [1]])
+        bleeds[(found.T if turned else found)] |= PixelFlag.BLEED
+    return bleeds
+
+
+def _plateau(data: np.ndarray, config: BackgroundConfig) -> float | None:
+    """Return the level at which the detector clips, or None when no pixels share the maximum."""
+    finite = data[np.isfinite(data)]
+    top = float(finite.max())
+    if np.count_nonzero(finite == top) < config.plateau_count or top <= np.median(finite):
+        return None
+    return config.plateau_fraction * top
+
+
+def _background(data: np.ndarray, bad: np.ndarray, config: BackgroundConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return (background float32, sources bool): a mesh background, refined with the sources masked."""
+    mesh = min(config.background_mesh_pix, max(min(data.shape) // 4, 16))
+    first = sep.Background(data, mask=bad, bw=mesh, bh=mesh, fw=3, fh=3)
+    residual = data - first.back()
+    smooth = ndimage.gaussian_filter(residual, 1.5)
+    spread = _robust_std(smooth[~bad])
+    sources = ndimage.binary_dilation(smooth > config.source_threshold_sigma * spread, iterations=2)
+    second = sep.Background(data, mask=bad | sources, bw=mesh, bh=mesh, fw=3, fh=3)
+    return second.back().astype(np.float32), sources
+
+
+def _robust_std(values: np.ndarray) -> float:
+    """Return the standard deviation of a clean core: from percentiles, then clipped at 4."""
+    low, middle, high = np.percentile(values, [15.87, 50.0, 84.13])
+    spread = 0.5 * (high - low)
+    core = values[np.abs(values - middle) < 4 * max(spread, 1e-30)]
+    return float(core.std()) if core.size else 0.0
+
+
+def _gain(raw: RawChip, level: float, rms: float) -> tuple[float, str]:
+    """Return (electrons per count, where it came from).
+
+    Without a known gain the sky itself tells: its variance in counts is level / gain plus read noise, so
+    level / variance is the gain when the file still holds its sky and an upper limit with read noise.
+    """
+    if raw.gain is not None:
+        return raw.gain, "given"
+    if level > 3 * rms:
+        return level / rms**2, "estimated from the sky"
+    return 1.0, "assumed 1: no GAIN and no sky level in the file"

@@ -1,0 +1,50 @@
+"""Everything one image can say about itself: mask, background, stars, PSF and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from ks4diff.products.chip import CalibratedChip, RawChip
+from ks4diff.stages.background import BackgroundConfig, pixel_variance, reduce_chip
+from ks4diff.stages.noise import NoiseConfig, measure_noise
+from ks4diff.stages.psf_model import PsfConfig, model_psf
+from ks4diff.stages.stars import StarsConfig, find_stars
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """The configurations of the steps that look at one image alone."""
+
+    background: BackgroundConfig = field(default_factory=BackgroundConfig)
+    stars: StarsConfig = field(default_factory=StarsConfig)
+    psf: PsfConfig = field(default_factory=PsfConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+
+
+def calibrate(raw: RawChip, config: CalibrateConfig) -> CalibratedChip:
+    """Return the chip ready to be matched: counts without background, PSF, star list and noise.
+
+    The variance of a pixel is the noise that was measured plus the Poisson noise of the smoothed sources, never
+    of the noisy pixel itself: that would weight low pixels up and skew the score.
+
+    Raises
+    ------
+    SkipChip
+        When the image has too few usable pixels, sky or stars.
+    """
+    reduced = reduce_chip(raw, config.background)
+    psf, stars = model_psf(reduced.image, find_stars(reduced, config.stars), config.psf)
+    noise = measure_noise(reduced, psf, config.noise)
+    variance = pixel_variance(
+        reduced.image.data, noise.sigma**2, reduced.gain, smooth_pix=psf.fwhm_pix / 2.3548
+    )
+    return CalibratedChip(
+        raw=raw,
+        image=replace(reduced.image, variance=variance),
+        sky=reduced.sky,
+        stars=stars,
+        psf=psf,
+        noise=noise,
+        gain=reduced.gain,
+        gain_source=reduced.gain_source,
+    )

@@ -1,0 +1,40 @@
+"""Find the peaks of both signs in the score image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ks4diff.numerics.peaks import find_peaks, refine_peaks
+from ks4diff.products.candidates import Detections
+from ks4diff.products.difference import Difference
+from ks4diff.products.image import PixelFlag
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectConfig:
+    """What counts as a detection."""
+
+    threshold: float = 5.0  # of |S_corr|
+    separation_fwhm: float = 1.0  # weaker peaks of one sign closer than this belong to the stronger
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that noise passes everywhere."""
+        if not self.threshold >= 2:
+            raise ValueError(f"threshold must be at least 2, got {self.threshold}")
+
+
+def detect(difference: Difference, config: DetectConfig) -> Detections:
+    """Return the peaks of |S_corr| above threshold, strongest first, with sub-pixel positions.
+
+    Flagged pixels count, and their candidates carry the flags; only where either image has no data at all is
+    there nothing to detect.
+    """
+    void = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA
+    usable = (difference.flags & void) == 0
+    radius = max(int(round(config.separation_fwhm * difference.psf.fwhm_pix)), 2)
+    position = find_peaks(difference.score_corr, usable, config.threshold, radius)
+    refined, _ = refine_peaks(difference.flux, position)
+    _, score = refine_peaks(difference.score_corr, position)
+    return Detections(x=refined[0], y=refined[1], score=score)

@@ -1,0 +1,82 @@
+"""Bring science and template to one flux scale and one background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import sep
+from scipy import ndimage
+
+from ks4diff.numerics.matching import convolve, fit_scale
+from ks4diff.products.chip import AlignedTemplate, CalibratedChip
+from ks4diff.products.difference import Match
+from ks4diff.products.errors import SkipChip
+from ks4diff.stages.noise import NoiseConfig, unshared_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchConfig:
+    """How the two images are compared."""
+
+    background_degree: int = 2  # of the first differential background, over the chip
+    background_mesh_fwhm: float = 12.0  # of the second: 100 times a point source's area, so none is eaten
+    scale_range: float = 1000.0  # a flux scale farther from 1 than this factor is no match
+    min_pixels: int = 1000
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+
+
+def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) -> Match:
+    """Return the flux scale and differential background from all pixels with light in them.
+
+    Each image is convolved with the other's PSF, after which static sources differ by the scale alone: blends
+    need no deblending and no star list. The background is what they leave, in two steps: a polynomial fitted
+    with the scale, then the medians of a mesh.
+
+    Raises
+    ------
+    SkipChip
+        When the template explains none of the science image's light.
+    """
+    good = chip.image.good & template.image.good
+    width = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
+    usable = _away_from(~good, int(np.ceil(2 * width)))
+    if usable.sum() < config.min_pixels:
+        raise SkipChip("too few pixels in common", pixels=float(usable.sum()))
+    science = convolve(chip.image.data, template.psf.stamp)
+    reference = convolve(template.image.data, chip.psf.stamp)
+    scale = 1.0
+    for _ in range(3):
+        # noise grows with the source: without this the few brightest stars would decide alone
+        variance = chip.image.variance + scale**2 * template.image.variance + (0.02 * scale * reference) ** 2
+        weight = np.where(usable, 1 / variance, 0.0)
+        scale, error, background = fit_scale(science, reference, weight, degree=config.background_degree)
+        if not (1 / config.scale_range < scale < config.scale_range):
+            raise SkipChip("the template explains none of the science image's light", flux_scale=scale)
+    left = science - scale * reference - background
+    background = background + _mesh_background(left, usable, int(np.ceil(config.background_mesh_fwhm * width)))
+    on_scale = (chip.image.data - background, scale * template.image.data)
+    models = (chip.noise, replace(template.noise, sigma=scale * template.noise.sigma))
+    science_noise, template_noise = unshared_noise(on_scale, models, usable & chip.sky, config.noise)
+    return Match(
+        flux_scale=scale,
+        flux_scale_error=error,
+        background=background,
+        science_noise=science_noise,
+        template_noise=replace(template_noise, sigma=template_noise.sigma / scale),
+    )
+
+
+def _away_from(bad: np.ndarray, distance: int) -> np.ndarray:
+    """Return which pixels are farther than ``distance`` px from a bad pixel and from the border."""
+    padded = np.pad(bad, 1, constant_values=True)
+    return ndimage.distance_transform_edt(~padded)[1:-1, 1:-1] > distance
+
+
+def _mesh_background(left: np.ndarray, usable: np.ndarray, mesh: int) -> np.ndarray:
+    """Return float32 [y, x]: the smooth part of what the match left, sources and their residuals masked."""
+    middle = float(np.median(left[usable]))
+    spread = 1.4826 * float(np.median(np.abs(left[usable] - middle)))
+    masked = ~usable | (np.abs(left - middle) > 3 * spread)
+    mesh = min(mesh, max(min(left.shape) // 2, 16))
+    return sep.Background(np.ascontiguousarray(left), mask=masked, bw=mesh, bh=mesh, fw=3, fh=3).back()

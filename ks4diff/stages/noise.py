@@ -1,0 +1,153 @@
+"""Measure an image's pixel noise and its correlation where stars cannot pretend to be noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.optimize import least_squares
+
+from ks4diff.numerics.noise import autocovariance, bilinear_covariance, power_spectrum
+from ks4diff.numerics.psf_grid import extract, taper, transform
+from ks4diff.products.chip import ReducedChip
+from ks4diff.products.noise import NoiseModel
+from ks4diff.products.psf import Psf
+
+GRID = (64, 64)  # of the spectrum that is fitted; a covariance of a dozen lags needs no finer
+LOWEST_FREQUENCY = 0.08  # cycles per pixel: below, the background's own errors rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Where noise ends and unresolved starlight begins."""
+
+    max_lag_pix: int = 12
+    kernel_lag_pix: int = 4  # resampling kernels reach no farther than this
+    crowded_correlation: float = 0.12  # sky correlated by more than this at one FWHM is starlight
+    psf_power_limit: float = 1e-4  # crowded skies hold 200 times the noise power at low k: 2 % are left here
+    fewest_frequencies: float = 0.25  # are fitted, however sharp the PSF
+
+
+def measure_noise(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseModel:
+    """Return the noise of one pixel and how it is correlated with its neighbours.
+
+    Usually this is the covariance of the source-free pixels, less what is common to far pixels (errors of
+    the background) and what has the shape of the PSF (stars too faint to mask). In a crowded field those pixels
+    hold more unresolved starlight than noise; there it is the noise beyond the PSF's cut-off frequency, where
+    starlight has no power, that tells.
+    """
+    covariance = autocovariance(chip.image.data, chip.sky, config.max_lag_pix)
+    lag = _lag(config.max_lag_pix)
+    covariance = covariance - max(float(covariance[lag > 0.75 * config.max_lag_pix].mean()), 0.0)
+    middle = config.max_lag_pix
+    at_fwhm = np.abs(lag - max(psf.fwhm_pix, 3.0)) < 0.75
+    if float(covariance[at_fwhm].mean()) > config.crowded_correlation * float(covariance[middle, middle]):
+        return _beyond_cutoff(chip, psf, config)
+    psf_power = np.abs(transform(_cropped(psf.stamp, min(GRID)), GRID)) ** 2
+    tapered = covariance * taper(2 * middle + 1, 0.0, middle + 1.0)
+    fit = _fit_power(power_spectrum(tapered, GRID), _frequency() > LOWEST_FREQUENCY, psf_power)
+    starlight = extract(np.fft.irfft2(fit[3] * psf_power, GRID), 2 * config.kernel_lag_pix + 1)
+    core = slice(middle - config.kernel_lag_pix, middle + config.kernel_lag_pix + 1)
+    kept = (covariance[core, core] - starlight) * taper(len(starlight), 2.0, config.kernel_lag_pix + 1.0)
+    variance = float(kept[config.kernel_lag_pix, config.kernel_lag_pix])
+    return NoiseModel(sigma=float(np.sqrt(variance)), correlation=kept / variance, method="sky")
+
+
+def unshared_noise(
+    images: tuple[np.ndarray, np.ndarray],
+    models: tuple[NoiseModel, NoiseModel],
+    sky: np.ndarray,
+    config: NoiseConfig,
+) -> tuple[NoiseModel, NoiseModel]:
+    """Return both noise models without what the two aligned images have in common.
+
+    Faint galaxies, flat-field and dark structure show in both and cancel in the difference: they are no noise of
+    it, though each image alone cannot tell. Their covariance is the cross-covariance of the images. In a crowded
+    field, where the models hold no starlight to begin with, nothing is taken away.
+
+    ``images`` are background-subtracted on one flux scale, ``sky`` marks the pixels free of sources in both.
+    """
+    if any(model.method != "sky" for model in models):
+        return models
+    plus, minus = images[0] + images[1], images[0] - images[1]
+    far = config.max_lag_pix
+    shared = 0.25 * (autocovariance(plus, sky, far) - autocovariance(minus, sky, far))
+    shared = shared - float(shared[_lag(far) > 0.75 * far].mean())
+    core = slice(far - config.kernel_lag_pix, far + config.kernel_lag_pix + 1)
+    shared = shared[core, core] * taper(2 * config.kernel_lag_pix + 1, 2.0, config.kernel_lag_pix + 1.0)
+    return _less(models[0], shared), _less(models[1], shared)
+
+
+def _less(model: NoiseModel, shared: np.ndarray) -> NoiseModel:
+    """Return a noise model with ``shared`` [n, n] taken from its covariance, at most half its variance."""
+    covariance = model.sigma**2 * model.correlation
+    pad = (covariance.shape[0] - shared.shape[0]) // 2
+    if pad < 0:
+        covariance = np.pad(covariance, -pad)
+        pad = 0
+    shared = np.pad(shared, pad) if pad else shared
+    middle = covariance.shape[0] // 2
+    shared = shared * min(1.0, 0.5 * covariance[middle, middle] / max(shared.max(), 1e-30))
+    left = covariance - shared
+    variance = float(left[middle, middle])
+    return NoiseModel(sigma=float(np.sqrt(variance)), correlation=left / variance, method=model.method)
+
+
+def _beyond_cutoff(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseModel:
+    """Return the noise fitted at frequencies that the PSF does not pass, as bilinearly resampled white noise.
+
+    That family holds white noise and says how the power goes on below the fitted frequencies.
+    """
+    # starlight is filtered out before the sources are masked: cut at a mask's edge it would leak to high k
+    width = 0.5 * psf.fwhm_pix / 2.3548
+    data = _high_pass(_high_pass(chip.image.data, width), width)
+    covariance = autocovariance(data, chip.sky, config.max_lag_pix)
+    covariance = covariance * taper(2 * config.max_lag_pix + 1, 0.0, config.max_lag_pix + 1)
+    passed = (1 - np.exp(-2 * np.pi**2 * width**2 * _frequency() ** 2)) ** 4
+    power = power_spectrum(covariance, GRID) / np.maximum(passed, 1e-6)
+    psf_power = np.abs(transform(_cropped(psf.stamp, min(GRID)), GRID)) ** 2
+    limit = max(config.psf_power_limit * psf_power[0, 0], float(np.quantile(psf_power, config.fewest_frequencies)))
+    scale, mx, my, _ = _fit_power(power, psf_power <= limit, np.zeros_like(psf_power))
+    kept = bilinear_covariance(mx, my)
+    return NoiseModel(
+        sigma=float(np.sqrt(scale * kept[1, 1])), correlation=kept / kept[1, 1], method="high frequencies"
+    )
+
+
+def _fit_power(power: np.ndarray, used: np.ndarray, psf_power: np.ndarray) -> tuple[float, float, float, float]:
+    """Return (scale, mx, my, starlight): power = scale * bilinear(mx, my) + starlight * psf_power."""
+    level = max(float(np.median(power[used])), 1e-30)
+
+    def mismatch(parameters: np.ndarray) -> np.ndarray:
+        scale, mx, my, starlight = parameters
+        model = scale * power_spectrum(bilinear_covariance(mx, my), GRID) + starlight * psf_power
+        return (model[used] - power[used] / level).ravel()
+
+    # soft_l1: a dead row or a fringe puts all its power in a few frequencies
+    bounds = ([0, 0, 0, 0], [np.inf, 0.25, 0.25, np.inf])
+    scale, mx, my, starlight = least_squares(mismatch, [1.0, 0.05, 0.05, 0.1], bounds=bounds, loss="soft_l1").x
+    return scale * level, mx, my, starlight * level
+
+
+def _frequency() -> np.ndarray:
+    """Return |k| of each point of the spectrum's grid, cycles per pixel."""
+    return np.hypot(np.fft.fftfreq(GRID[0])[:, None], np.fft.rfftfreq(GRID[1])[None, :])
+
+
+def _lag(max_lag: int) -> np.ndarray:
+    """Return the distance of each lag of a covariance from lag 0, pixels."""
+    offset = np.arange(-max_lag, max_lag + 1)
+    return np.hypot(offset[:, None], offset[None, :])
+
+
+def _high_pass(image: np.ndarray, width: float) -> np.ndarray:
+    """Return the image less itself smoothed by a Gaussian of standard deviation ``width`` pixels."""
+    return image - ndimage.gaussian_filter(image, width, truncate=6.0)
+
+
+def _cropped(stamp: np.ndarray, limit: int) -> np.ndarray:
+    """Return the middle of a stamp, odd and no wider than ``limit``."""
+    n = min(stamp.shape[0], limit - 1 if limit % 2 == 0 else limit)
+    low = (stamp.shape[0] - n) // 2
+    return stamp[low : low + n, low : low + n]

@@ -1,0 +1,178 @@
+"""Find the map from science pixels to template pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.wcs import WCS
+
+from ks4diff.numerics import pattern, polynomial
+from ks4diff.products.chip import StarList
+from ks4diff.products.errors import SkipChip
+from ks4diff.products.registration import Registration
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterConfig:
+    """Limits of the unknown geometry and of what is believed."""
+
+    max_scale: float = 0.02  # fraction by which the two pixel scales may differ
+    max_rotation_deg: float = 2.0
+    depths: tuple[int, ...] = (30, 60, 120, 240)  # brightest stars tried in turn as patterns
+    match_radius_pix: float = 2.5
+    accept_log_chance: float = -25.0  # ln of the odds that an accepted match is chance
+    min_matched: int = 6
+    max_degree: int = 3
+    stars_per_term: int = 6  # a polynomial term must be held by this many stars
+    clip_sigma: float = 3.0
+
+
+def register(
+    science: StarList,
+    template: StarList,
+    *,
+    shapes: tuple[tuple[int, int], tuple[int, int]],
+    wcs: tuple[WCS | None, WCS | None],
+    config: RegisterConfig,
+) -> Registration:
+    """Return the map from science to template pixels, by the stars that both images show.
+
+    First guesses are tried in order: both WCS, no shift at all, then star patterns; the first whose matches
+    cannot be chance is refined.
+
+    Raises
+    ------
+    SkipChip
+        When no guess matches: the images show different fields, or too few stars in common.
+    """
+    a = np.stack([science.x, science.y], axis=1)
+    b = np.stack([template.x, template.y], axis=1)
+    best = 0
+    for method, guess in _guesses(a, b, shapes[0], wcs, config):
+        pairs, log_chance = _verify(guess, a, b, shapes[1], config)
+        best = max(best, len(pairs[0]))
+        if log_chance < config.accept_log_chance and len(pairs[0]) >= config.min_matched:
+            return _refine(science, template, pairs, shapes[0], method, config)
+    raise SkipChip(
+        "the two images do not show the same stars",
+        n_science=float(len(science)),
+        n_template=float(len(template)),
+        n_matched=float(best),
+    )
+
+
+def _guesses(a, b, shape, wcs, config):
+    """Yield (method, affine [2, 3]) first guesses, cheapest first."""
+    if wcs[0] is not None and wcs[1] is not None:
+        guess = _from_wcs(wcs[0], wcs[1], shape)
+        if guess is not None:
+            yield "wcs", guess
+    yield "identity", np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    limits = {"max_scale": config.max_scale, "max_rotation": np.radians(config.max_rotation_deg)}
+    for depth in config.depths:
+        for p, q, tx, ty in pattern.propose(a[:depth], b[:depth], **limits):
+            yield "pattern", np.array([[p, -q, tx], [q, p, ty]])
+        if depth >= max(len(a), len(b)):
+            break
+
+
+def _from_wcs(science: WCS, template: WCS, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return the affine map that the two headers imply, or None when it is not finite."""
+    rows, columns = shape
+    x = np.array([0.0, columns - 1, 0.0, columns - 1, columns / 2])
+    y = np.array([0.0, 0.0, rows - 1, rows - 1, rows / 2])
+    tx, ty = template.all_world2pix(*science.all_pix2world(x, y, 0), 0, quiet=True)
+    if not (np.isfinite(tx).all() and np.isfinite(ty).all()):
+        return None
+    design = np.stack([x, y, np.ones_like(x)], axis=1)
+    solution, *_ = np.linalg.lstsq(design, np.stack([tx, ty], axis=1), rcond=None)
+    return solution.T
+
+
+def _affine(guess: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ guess[:, :2].T + guess[:, 2]
+
+
+def _verify(guess, a, b, template_shape, config):
+    """Return ((i, j), ln chance): the matches of a guess after one affine refit, and their odds."""
+    n = 300  # enough to decide, few enough to try a hundred guesses a second
+    rows, columns = template_shape
+    radius = max(3.0 * config.match_radius_pix, 0.004 * max(template_shape))
+    for step in range(4):
+        moved = _affine(guess, a[:n])
+        i, j = pattern.mutual_matches(moved, b[:n], radius)
+        if len(i) < 4:
+            return (i, j), 0.0
+        if step < 3:
+            guess = _fit_affine(a[i], b[j], guess)
+            radius = max(radius / 2, config.match_radius_pix)
+    inside = (moved > -radius).all(axis=1) & (moved[:, 0] < columns + radius) & (moved[:, 1] < rows + radius)
+    scale = np.sqrt(abs(np.linalg.det(guess[:, :2])))
+    if abs(scale - 1) > 1.5 * config.max_scale:
+        return (i, j), 0.0
+    log_chance = pattern.log_chance(len(i), int(inside.sum()), min(len(b), n), float(rows * columns), radius)
+    # all stars now, with the guess that the bright ones refined
+    i, j = pattern.mutual_matches(_affine(guess, a), b, config.match_radius_pix)
+    return (i, j), log_chance
+
+
+def _fit_affine(a: np.ndarray, b: np.ndarray, fallback: np.ndarray) -> np.ndarray:
+    """Return the affine map a -> b by least squares, clipped once at twice the median distance."""
+    design = np.concatenate([a, np.ones((len(a), 1))], axis=1)
+    keep = np.ones(len(a), dtype=bool)
+    solution = fallback.T
+    for _ in range(3):
+        if keep.sum() < 4:
+            return fallback
+        solution, *_ = np.linalg.lstsq(design[keep], b[keep], rcond=None)
+        distance = np.hypot(*(b - design @ solution).T)
+        keep = distance <= 2.5 * np.median(distance[keep]) + 0.05
+    return solution.T
+
+
+def _refine(science, template, pairs, shape, method, config) -> Registration:
+    """Return the polynomial through the matched stars, each clipped against its own brightness class."""
+    i, j = pairs
+    rows, columns = shape
+    centre = ((columns - 1) / 2, (rows - 1) / 2)
+    scale = max(rows, columns) / 2
+    u, v = (science.x[i] - centre[0]) / scale, (science.y[i] - centre[1]) / scale
+    target = np.stack([template.x[j], template.y[j]])
+    keep = np.ones(len(i), dtype=bool)
+    for _ in range(8):
+        degree = _degree(int(keep.sum()), config)
+        coefficients = polynomial.fit(u[keep], v[keep], target[:, keep], degree)
+        residual = target - polynomial.evaluate(coefficients, u, v, degree)
+        distance = np.hypot(*residual)
+        limit = config.clip_sigma * np.median(distance[keep]) / 1.1774
+        new = distance <= max(limit, 0.02)
+        if (new == keep).all():
+            break
+        keep = new
+    if keep.sum() < config.min_matched:
+        raise SkipChip("too few stars agree on one registration", n_matched=float(keep.sum()))
+    return Registration(
+        coefficients=coefficients,
+        degree=degree,
+        centre=centre,
+        scale=scale,
+        n_matched=int(keep.sum()),
+        rms_pix=float(np.sqrt(0.5 * (distance[keep] ** 2).mean())),
+        method=method,
+    )
+
+
+def _degree(n_stars: int, config: RegisterConfig) -> int:
+    """Return the highest polynomial degree that n_stars can hold, at least 1."""
+    for degree in range(config.max_degree, 1, -1):
+        if n_stars >= config.stars_per_term * len(polynomial.exponents(degree)):
+            return degree
+    return 1
+
+
+def template_position(registration: Registration, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return float64 [2, n]: template pixels of science pixels (x, y)."""
+    u = (np.asarray(x) - registration.centre[0]) / registration.scale
+    v = (np.asarray(y) - registration.centre[1]) / registration.scale
+    return polynomial.evaluate(registration.coefficients, u, v, registration.degree)
