@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from ks4diff.io.fits_header import header_facts, quiet_astropy
+from ks4diff.io.fits_header import card, header_facts, quiet_astropy
 from ks4diff.io.fits_open import MAX_PIXELS, failing_as_input_error, open_fits, read_to_end
 from ks4diff.io.fits_wcs import celestial_wcs
 from ks4diff.products.chip import RawChip
@@ -100,7 +100,7 @@ def _find(path: Path, hdus: fits.HDUList, wanted: int | str | None) -> int:
         return _find_named(path, hdus, wanted)
     seen = []
     for index, item in _walk(path, hdus):
-        if isinstance(item, _IMAGE_HDUS) and _dimensions(item) == 2 and all(item.shape):
+        if _is_image(item):
             return index
         seen.append(f"{_label(index, item)}: {_describe(item)}")
     more = f"; and {len(seen) - 6} more" if len(seen) > 6 else ""
@@ -111,8 +111,8 @@ def _find_named(path: Path, hdus: fits.HDUList, wanted: int | str) -> int:
     text = str(wanted).strip()
     labels = []
     for index, item in _walk(path, hdus):
-        if text == str(index) or text.upper() == item.name.upper():
-            if isinstance(item, _IMAGE_HDUS) and _dimensions(item) == 2 and all(item.shape):
+        if text == str(index) or text.upper() == _name(index, item).upper():
+            if _is_image(item):
                 return index
             raise InputError(f"{path}, HDU {_label(index, item)}: not a 2-D image but {_describe(item)}")
         labels.append(_label(index, item))
@@ -132,14 +132,18 @@ def _walk(path: Path, hdus: fits.HDUList) -> Iterator[tuple[int, object]]:
     raise InputError(f"{path}: broken FITS file: no such image in the first {_MAX_HDUS} HDUs")
 
 
+def _name(index: int, item: object) -> str:
+    # Not ``item.name``: astropy raises there when EXTNAME cannot be parsed.
+    return str(card(item.header, "EXTNAME") or "").strip() or ("PRIMARY" if index == 0 else "")
+
+
 def _label(index: int, item: object) -> str:
-    name = getattr(item, "name", "")
+    name = _name(index, item)
     return f"{index} ({name})" if name and name != "PRIMARY" else str(index)
 
 
-def _dimensions(item: object) -> int:
-    naxis = item.header.get("NAXIS", 0)
-    return naxis if isinstance(naxis, int) else 0
+def _is_image(item: object) -> bool:
+    return isinstance(item, _IMAGE_HDUS) and len(item.shape) == 2 and all(item.shape)
 
 
 def _describe(item: object) -> str:

@@ -109,8 +109,14 @@ class TestHdus:
         chip = read_chip(mef, hdu=name)
         assert (chip.hdu, chip.data.shape) == ("4 (REF)", (40, 50))
 
-    def test_primary_by_number(self, tmp_path):
-        assert read_chip(write(tmp_path / "a.fits", scene()), hdu=0).hdu == "0"
+    @pytest.mark.parametrize("name", [0, "0", "primary"])
+    def test_primary_by_number_or_name(self, tmp_path, name):
+        assert read_chip(write(tmp_path / "a.fits", scene()), hdu=name).hdu == "0"
+
+    def test_name_beyond_parsing(self, tmp_path):
+        body = scene().astype(">f4").tobytes()
+        path = write_raw(tmp_path / "a.fits", [*image_cards(64, 48), "EXTNAME = - 'SCI'"], body)
+        assert read_chip(path).hdu == "0"
 
     @pytest.mark.parametrize("name", [9, "NOPE", -1])
     def test_absent_hdu_lists_those_there(self, mef, name):
