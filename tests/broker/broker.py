@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import re
 import shutil
@@ -153,7 +154,9 @@ class Broker:
         logging = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
         command = ["java", *_JVM, logging, "-cp", f"{self._jars}/*", main, *arguments]
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            return subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            )
 
     def _answers(self) -> bool:
         with socket.socket() as probe:
@@ -169,6 +172,12 @@ class Broker:
             return False
         finally:
             admin.close()
+
+
+def _die_with_parent() -> None:
+    """Have Linux end the broker when its parent ends, even by SIGKILL; elsewhere it may stay behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main() -> int:
