@@ -15,13 +15,17 @@ from ks4diff.io.fits_header import card, one_line
 log = logging.getLogger(__name__)
 
 _SCALE_RANGE_ARCSEC = (0.005, 300.0)
-# What astropy.wcs raises on headers that contradict themselves.
+# What astropy.wcs raises on headers that contradict themselves or leave CTYPE without a value.
 _WCS_ERRORS = (
     WcsError,
     ValueError,
     TypeError,
     KeyError,
     IndexError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
     AssertionError,
     OSError,
     fits.VerifyError,

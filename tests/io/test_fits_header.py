@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from ks4diff.io.fits_image import read_chip
 from ks4diff.products.errors import ConfigError, InputError
@@ -187,6 +188,7 @@ class TestWcs:
         [
             ({"CTYPE1": "GLON-TAN", "CTYPE2": "GLAT-TAN"}, "GLON"),
             ({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR"}, "LINEAR"),
+            ({"CTYPE2": fits.card.UNDEFINED}, ""),
             ({"CTYPE1": "RA---XYZ", "CTYPE2": "DEC--XYZ"}, ""),
             ({"CD1_1": 0.0, "CD2_2": 0.0}, ""),
             ({"CD1_1": -1e-9, "CD2_2": 1e-9}, "absurd"),
