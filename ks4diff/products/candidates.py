@@ -24,8 +24,9 @@ CANDIDATE_FLAGS = (
     CandidateFlag(8, "edge", True, "cut-off by the border of the image or of the template"),
     CandidateFlag(16, "dipole", True, "a lobe of the other sign beside it of at least 60 % of its score"),
     CandidateFlag(32, "sharp", True, "narrower than the PSF: a cosmic ray or hot pixel"),
-    CandidateFlag(64, "near_saturated", False, "a saturated star within five FWHM"),
-    CandidateFlag(128, "on_source", False, "a template source at the position: variable, host or residual"),
+    CandidateFlag(64, "bleed", True, "on a row or column that a saturated star has spilt into"),
+    CandidateFlag(128, "near_saturated", False, "a saturated star within five FWHM"),
+    CandidateFlag(256, "on_source", False, "a template source at the position: variable, host or residual"),
 )
 FLAG_BIT = {flag.name: flag.bit for flag in CANDIDATE_FLAGS}
 REJECTING_BITS = sum(flag.bit for flag in CANDIDATE_FLAGS if flag.rejecting)

@@ -23,8 +23,6 @@ class BackgroundConfig:
     zero_block_pix: int = 9  # exact zeros joined in at least this many pixels are no data
     plateau_count: int = 4  # this many pixels at the exact maximum betray the saturation level
     plateau_fraction: float = 0.95  # of that maximum: response bends before it clips
-    bleed_window_pix: int = 51  # along the trail: a trail outlasts every star's wing
-    bleed_sigma: float = 4.0  # of the mean over that window against the rows or columns beside it
     max_bad_fraction: float = 0.7  # with more pixels bad there is nothing to subtract
 
     def __post_init__(self) -> None:
@@ -50,8 +48,6 @@ def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
     data = np.where(bad, 0.0, raw.data).astype(np.float32)
     background, sources = _background(data, bad, config)
     data -= background
-    flags |= _flag_bleeds(data, flags, config)
-    bad = flags != 0
     data = fill(data, bad)
     sky = ~sources & ~bad
     if sky.sum() < 500:
@@ -101,36 +97,6 @@ def _flag_pixels(raw: RawChip, config: BackgroundConfig) -> np.ndarray:
         # neighbours of a full pixel hold spilt charge
         flags[ndimage.binary_dilation(saturated, iterations=2)] |= PixelFlag.SATURATED
     return flags
-
-
-def _flag_bleeds(data: np.ndarray, flags: np.ndarray, config: BackgroundConfig) -> np.ndarray:
-    """Return int32 BLEED bits on the rows and columns that stand out far from a saturated star.
-
-    A trail can be dark as well as bright: an amplifier driven over its range takes hundreds of pixels to recover.
-    """
-    bleeds = np.zeros(data.shape, dtype=np.int32)
-    saturated = (flags & PixelFlag.SATURATED) != 0
-    if not saturated.any():
-        return bleeds
-    for turned in (False, True):
-        image, core = (data.T, saturated.T) if turned else (data, saturated)
-        beside = np.array([0.25, 0.25, 0, -1, 0, 0.25, 0.25])[:, None]
-        contrast = ndimage.convolve(image, beside, mode="nearest")
-        # stars along the way count no more than a strong trail would
-        limit = 1.5 * 1.4826 * float(np.median(np.abs(contrast)))
-        contrast = ndimage.uniform_filter1d(np.clip(contrast, -limit, limit), config.bleed_window_pix, axis=1)
-        spread = 1.4826 * float(np.median(np.abs(contrast)))
-        streak = (np.abs(contrast) > config.bleed_sigma * max(spread, 1e-30)) | core
-        label, n = ndimage.label(streak, structure=[[0, 0, 0], [1, 1, 1], [0, 0, 0]])
-        index = np.arange(n + 1)
-        length = np.bincount(label.ravel(), minlength=n + 1)
-        touches = ndimage.maximum(core, label, index)
-        # the window itself smears a wing by half its length to both sides
-        long = (length > 1.5 * config.bleed_window_pix) & (np.asarray(touches) > 0)
-        long[0] = False
-        found = ndimage.binary_dilation(long[label], structure=[[1], [1], [1]])
-        bleeds[(found.T if turned else found)] |= PixelFlag.BLEED
-    return bleeds
 
 
 def _plateau(data: np.ndarray, config: BackgroundConfig) -> float | None:

@@ -147,7 +147,8 @@ def _add_context(table, chip, template, difference, unit, config) -> None:
     on_grown = difference.flags[tuple(position)]
     void = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA
     raise_flag = {
-        "saturated": (near | on_grown) & (PixelFlag.SATURATED | PixelFlag.BLEED) != 0,
+        "saturated": (near | on_grown) & PixelFlag.SATURATED != 0,
+        "bleed": on_grown & PixelFlag.BLEED != 0,
         "template_saturated": (near | on_grown) & PixelFlag.TEMPLATE_SATURATED != 0,
         "no_data": near & void != 0,
         "edge": (on_grown & PixelFlag.EDGE) != 0,

@@ -8,7 +8,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from ks4diff.numerics import pattern, polynomial
-from ks4diff.products.chip import StarList
+from ks4diff.products.chip import CalibratedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.registration import Registration
 
@@ -28,14 +28,7 @@ class RegisterConfig:
     clip_sigma: float = 3.0
 
 
-def register(
-    science: StarList,
-    template: StarList,
-    *,
-    shapes: tuple[tuple[int, int], tuple[int, int]],
-    wcs: tuple[WCS | None, WCS | None],
-    config: RegisterConfig,
-) -> Registration:
+def register(science: CalibratedChip, template: CalibratedChip, config: RegisterConfig) -> Registration:
     """Return the map from science to template pixels, by the stars that both images show.
 
     First guesses are tried in order: both WCS, no shift at all, then star patterns; the first whose matches
@@ -46,18 +39,19 @@ def register(
     SkipChip
         When no guess matches: the images show different fields, or too few stars in common.
     """
-    a = np.stack([science.x, science.y], axis=1)
-    b = np.stack([template.x, template.y], axis=1)
+    a = np.stack([science.stars.x, science.stars.y], axis=1)
+    b = np.stack([template.stars.x, template.stars.y], axis=1)
+    shape = science.image.shape
     best = 0
-    for method, guess in _guesses(a, b, shapes[0], wcs, config):
-        pairs, log_chance = _verify(guess, a, b, shapes[1], config)
+    for method, guess in _guesses(a, b, shape, (science.raw.wcs, template.raw.wcs), config):
+        pairs, log_chance = _verify(guess, a, b, template.image.shape, config)
         best = max(best, len(pairs[0]))
         if log_chance < config.accept_log_chance and len(pairs[0]) >= config.min_matched:
-            return _refine(science, template, pairs, shapes[0], method, config)
+            return _refine(a[pairs[0]], b[pairs[1]], shape, method, config)
     raise SkipChip(
         "the two images do not show the same stars",
-        n_science=float(len(science)),
-        n_template=float(len(template)),
+        n_science=float(len(a)),
+        n_template=float(len(b)),
         n_matched=float(best),
     )
 
@@ -131,21 +125,23 @@ def _fit_affine(a: np.ndarray, b: np.ndarray, fallback: np.ndarray) -> np.ndarra
     return solution.T
 
 
-def _refine(science, template, pairs, shape, method, config) -> Registration:
-    """Return the polynomial through the matched stars, each clipped against its own brightness class."""
-    i, j = pairs
+def _refine(
+    science: np.ndarray, template: np.ndarray, shape: tuple[int, int], method: str, config: RegisterConfig
+) -> Registration:
+    """Return the polynomial through the matched stars [n, 2], clipped until no outlier is left."""
     rows, columns = shape
     centre = ((columns - 1) / 2, (rows - 1) / 2)
     scale = max(rows, columns) / 2
-    u, v = (science.x[i] - centre[0]) / scale, (science.y[i] - centre[1]) / scale
-    target = np.stack([template.x[j], template.y[j]])
-    keep = np.ones(len(i), dtype=bool)
+    u, v = ((science - centre) / scale).T
+    target = template.T
+    keep = np.ones(len(science), dtype=bool)
     for _ in range(8):
         degree = _degree(int(keep.sum()), config)
         coefficients = polynomial.fit(u[keep], v[keep], target[:, keep], degree)
         residual = target - polynomial.evaluate(coefficients, u, v, degree)
         distance = np.hypot(*residual)
-        limit = config.clip_sigma * np.median(distance[keep]) / 1.1774
+        # the median of a two-dimensional normal's distance is 1.177 sigma
+        limit = config.clip_sigma * float(np.median(distance[keep])) / 1.1774
         new = distance <= max(limit, 0.02)
         if (new == keep).all():
             break

@@ -18,14 +18,15 @@ class ScoreConfig:
 
     width_tolerance: float = 0.35  # of ln(FWHM over the PSF's) at high S/N
     opposite_scale: float = 0.45  # opposite lobe over peak at which the factor is 1/e
+    strong_score: float = 7.0  # |S_corr| at which noise and residuals no longer outnumber real sources
     max_masked_fraction: float = 0.3  # with more pixels masked the score is withheld
 
 
 def score(candidates: Candidates, fwhm_pix: float, config: ScoreConfig) -> Candidates:
     """Return the candidates with ``rb`` in [0, 1]: how much each looks like a point source that came or went.
 
-    The product of three factors: the correlation with the PSF over that which its noise allows, the width's and
-    the sharpness's agreement with the PSF, and the lack of a lobe of the other sign. NaN where too many pixels
+    The product of four factors: the correlation with the PSF over that which its noise allows, the width's and
+    the sharpness's agreement with the PSF, the lack of a lobe of the other sign, and the significance itself. NaN where too many pixels
     are masked to tell.
     """
     table = candidates.table.copy()
@@ -40,7 +41,8 @@ def score(candidates: Candidates, fwhm_pix: float, config: ScoreConfig) -> Candi
     agree = np.exp(-0.5 * (np.maximum(narrow, 0.0) ** 2 + width**2))
     noise_lobe = 3.0 / snr  # the deepest of some 50 independent noise values
     lobes = np.exp(-np.maximum(table["opposite"] - noise_lobe, 0.0) / config.opposite_scale)
-    rb = alike * agree * lobes
+    strong = 1 - np.exp(-((snr / config.strong_score) ** 2))
+    rb = alike * agree * lobes * strong
     withheld = ~np.isfinite(rb) | (table["masked_fraction"] > config.max_masked_fraction)
     table["rb"] = np.where(withheld, np.nan, rb)
     return replace(candidates, table=table)

@@ -23,6 +23,8 @@ class SubtractConfig:
 
     astrometric_noise: bool = True  # registration residuals times the gradient, ZOGY eqs 30-33
     mask_growth_fwhm: float = 1.0  # beyond it a hole takes less than a tenth of a source's score
+    bleed_window_pix: int = 41  # a trail outlasts the residual of every star
+    bleed_sigma: float = 5.0  # of the mean over that window
     edge_fwhm: float = 1.0  # closer to the border a source is cut
 
 
@@ -49,7 +51,7 @@ def subtract(
         score_corr=(result.score / deviation).astype(np.float32),
         flux=(result.score / result.score_flux).astype(np.float32),
         flux_err=(deviation / result.score_flux).astype(np.float32),
-        flags=_grown_flags(chip, template, config),
+        flags=_grown_flags(chip, template, result.difference, config),
         psf=Psf(stamp=psf, fwhm_pix=half_max_width(psf), n_stars=chip.psf.n_stars),
         flux_scale=match.flux_scale,
         noise=1.0 / result.flux,
@@ -75,11 +77,15 @@ def _centre_of(stamp: np.ndarray, n: int) -> np.ndarray:
     return stamp[low : low + n, low : low + n].astype(np.float32)
 
 
-def _grown_flags(chip: CalibratedChip, template: AlignedTemplate, config: SubtractConfig) -> np.ndarray:
-    """Return the flags of both images, each bit grown by the reach of the filters, and the border's."""
+def _grown_flags(
+    chip: CalibratedChip, template: AlignedTemplate, difference: np.ndarray, config: SubtractConfig
+) -> np.ndarray:
+    """Return the flags of both images and of bleeds, each bit grown by the reach of the filters, and the border's."""
     flags = np.zeros(chip.image.shape, dtype=np.int32)
     fwhm = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
     both = chip.image.flags | template.image.flags
+    saturated = (both & (PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
+    both = both | np.where(_bleeds(difference, saturated, fwhm, config), np.int32(PixelFlag.BLEED), np.int32(0))
     for bit in PixelFlag:
         raised = (both & bit) != 0
         if raised.any():
@@ -89,3 +95,31 @@ def _grown_flags(chip: CalibratedChip, template: AlignedTemplate, config: Subtra
     border[edge:-edge, edge:-edge] = False
     flags[border] |= PixelFlag.EDGE
     return flags
+
+
+def _bleeds(difference: np.ndarray, saturated: np.ndarray, fwhm: float, config: SubtractConfig) -> np.ndarray:
+    """Return bool [y, x]: rows and columns that stand out for long beside a saturated star.
+
+    Sought in the white difference ``difference`` (unit variance), where no star hides a trail of a tenth of
+    the noise. A trail can be dark: an amplifier driven over its range takes hundreds of pixels to recover.
+    """
+    found = np.zeros(saturated.shape, dtype=bool)
+    if not saturated.any():
+        return found
+    window = config.bleed_window_pix
+    line = np.array([[0, 0, 0], [1, 1, 1], [0, 0, 0]])
+    for turned in (False, True):
+        image, core = (difference.T, saturated.T) if turned else (difference, saturated)
+        # one residual of a bright star counts no more than 3 sigma in the mean
+        mean = ndimage.uniform_filter1d(np.clip(image, -3, 3), window, axis=1) * np.sqrt(window)
+        reach = ndimage.binary_dilation(core, structure=line, iterations=int(np.ceil(3 * fwhm)))
+        streak = (np.abs(mean) > config.bleed_sigma) | reach
+        label, n = ndimage.label(streak, structure=line)
+        index = np.arange(n + 1)
+        own = np.bincount(label.ravel(), weights=reach.ravel(), minlength=n + 1)
+        length = np.bincount(label.ravel(), minlength=n + 1)
+        # a star's residual smeared by the window is at most a window longer than its core
+        long = (np.asarray(ndimage.maximum(core, label, index)) > 0) & (length - own > 1.2 * window)
+        long[0] = False
+        found |= (long[label].T if turned else long[label])
+    return found

@@ -1,0 +1,51 @@
+"""The ``ks4diff`` command: mounts the command groups, sets up logging, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from ks4diff import __version__
+from ks4diff.cli import alerts, demo, subtract
+from ks4diff.products.errors import ConfigError, DeliveryError, InputError, SkipChip
+
+app = typer.Typer(
+    help="Find what suddenly appears: difference imaging from two FITS images to alert packets.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("subtract")(subtract.subtract)
+app.add_typer(alerts.app, name="alerts")
+
+
+@app.callback()
+def options(
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Tell more; -vv for all.")] = 0,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Find what suddenly appears: difference imaging from two FITS images to alert packets."""
+    if version:
+        print(f"ks4diff {__version__}")
+        raise typer.Exit(0)
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    # the client logs every retry of a broker that is away; our own messages say it once
+    logging.getLogger("kafka").setLevel(logging.CRITICAL if verbose < 2 else logging.INFO)
+
+
+def main() -> None:
+    """Run the command line and exit with the contract's code: 2 for bad input or usage, 3 undelivered."""
+    try:
+        app()
+    except (InputError, ConfigError, SkipChip) as error:
+        print(f"ks4diff: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except DeliveryError as error:
+        print(f"ks4diff: {error}", file=sys.stderr)
+        raise SystemExit(3) from None

@@ -1,0 +1,104 @@
+"""One configuration: the stages' own, composed; read from TOML, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ks4diff.products.errors import ConfigError
+from ks4diff.stages.calibrate import CalibrateConfig
+from ks4diff.stages.detect import DetectConfig
+from ks4diff.stages.match import MatchConfig
+from ks4diff.stages.measure import MeasureConfig
+from ks4diff.stages.quality import QualityConfig
+from ks4diff.stages.register import RegisterConfig
+from ks4diff.stages.score import ScoreConfig
+from ks4diff.stages.subtract import SubtractConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """Everything that may change a result; every field of every stage has a default."""
+
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
+    register: RegisterConfig = field(default_factory=RegisterConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    subtract: SubtractConfig = field(default_factory=SubtractConfig)
+    detect: DetectConfig = field(default_factory=DetectConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    min_rb: float | None = None  # alerts need this score; None takes the model's own threshold
+
+    def digest(self) -> str:
+        """Return the sha256, hex, of all values: equal for equal configurations on every machine."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_config(
+    path: Path | None, overrides: dict[str, dict[str, Any]] | None = None, *, min_rb: float | None = None
+) -> PipelineConfig:
+    """Return the configuration of a TOML file, with ``overrides`` {section: {key: value}} and ``min_rb`` on top.
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read, or a key is unknown, of the wrong type or out of its range.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+    for section, items in (overrides or {}).items():
+        if section in values and not isinstance(values[section], dict):
+            raise ConfigError(f"{path}: [{section}] must be a table")
+        values[section] = {**values.get(section, {}), **items}
+    if min_rb is not None:
+        values["min_rb"] = min_rb
+    return _build(PipelineConfig, values, where=str(path) if path else "options")
+
+
+def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    """Return a ``kind`` with the given values, tables becoming the dataclasses that they configure."""
+    hints = get_type_hints(kind)
+    known = {item.name for item in fields(kind)}
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{where}: unknown key {name!r}; known: {', '.join(sorted(known))}")
+        if is_dataclass(hints[name]):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}.{name} must be a table, not {value!r}")
+            made[name] = _build(hints[name], value, f"{where}.{name}")
+        else:
+            made[name] = _checked(value, hints[name], f"{where}.{name}")
+    try:
+        return kind(**made)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """Return ``value`` as ``hint`` wants it; integers serve as floats and lists as tuples."""
+    if hint is bool or isinstance(value, bool):
+        good = hint is bool and isinstance(value, bool)
+    elif hint in (float, float | None):
+        good = isinstance(value, int | float)
+        value = float(value) if good else value
+    elif hint is int:
+        good = isinstance(value, int)
+    elif hint is str:
+        good = isinstance(value, str)
+    else:  # tuple[int, ...]
+        good = isinstance(value, list) and all(isinstance(item, int) for item in value)
+        value = tuple(value) if good else value
+    if not good:
+        raise ConfigError(f"{where} must be {getattr(hint, '__name__', hint)}, not {value!r}")
+    return value

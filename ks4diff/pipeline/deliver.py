@@ -1,0 +1,143 @@
+"""Run a pair and put what it found where it belongs: files, pictures, archive and Kafka."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ks4diff.io import fits_tables, pictures
+from ks4diff.io.atomic import atomic_write_bytes
+from ks4diff.io.packets import alert_record
+from ks4diff.io.sinks import DEFAULT_TOPIC, DeliverySummary, open_sink
+from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.pipeline.pair import SOFTWARE, PairResult, process_pair
+from ks4diff.pipeline.report import RunReport, peak_rss_mb
+from ks4diff.products.chip import RawChip
+from ks4diff.stages.score import rank
+
+log = logging.getLogger(__name__)
+
+DELIVERY_DEADLINE_S = 30.0  # a broker that is away must not hold up the images behind
+MAX_TRIPLETS = 50  # pictures for people; the packets hold every stamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run left behind: its report, alert records, the files for people and how delivery stands."""
+
+    report: RunReport
+    records: list[dict[str, Any]]
+    files: list[Path]
+    delivery: DeliverySummary
+
+
+def run_pair(
+    science: RawChip,
+    reference: RawChip,
+    out: Path,
+    config: PipelineConfig,
+    *,
+    kafka: str | None = None,
+    topic: str = DEFAULT_TOPIC,
+) -> Outcome:
+    """Return the outcome of a subtraction, everything written under ``out`` and offered to Kafka.
+
+    Nothing is written before the subtraction has succeeded; the report comes last, so that a folder with a
+    report is complete.
+
+    Raises
+    ------
+    SkipChip
+        When the pair cannot be subtracted.
+    ConfigError
+        When ``kafka`` or ``topic`` is malformed, or ``out`` cannot be a folder.
+    """
+    start = time.perf_counter()
+    sink = open_sink(lambda exposure: out / "alerts.avro", out, kafka=kafka, topic=topic)
+    result = process_pair(science, reference, config)
+    out.mkdir(parents=True, exist_ok=True)
+    records = [alert_record(alert) for alert in result.alerts]
+    try:
+        files = _write_products(result, reference, out)
+        sink.emit(result.exposure, records)
+        delivery = sink.flush(DELIVERY_DEADLINE_S)
+    finally:
+        sink.close()
+    if delivery.waiting:
+        log.warning("%d alerts wait in %s", delivery.waiting, out / "outbox.db")
+    report = RunReport(
+        software=SOFTWARE,
+        config_digest=config.digest(),
+        exposure=result.exposure,
+        night=None,
+        site=science.site,
+        filter=science.filter,
+        seconds_total=round(time.perf_counter() - start, 3),
+        peak_rss_mb=peak_rss_mb(),
+        chips=(result.report,),
+    )
+    path = out / "report.json"
+    atomic_write_bytes(path, report.to_json().encode())
+    return Outcome(report=report, records=records, files=[*files, path], delivery=delivery)
+
+
+def _write_products(result: PairResult, reference: RawChip, out: Path) -> list[Path]:
+    """Write tables, images and pictures; return the pictures that a person would open first."""
+    meta = {
+        "software": result.provenance.software,
+        "config_digest": result.provenance.config_digest,
+        "template_ids": result.provenance.template_ids,
+        "model_id": result.provenance.model_id,
+        "science_file": result.provenance.science_file,
+        "reference_file": Path(reference.file).name,
+        "exposure": result.exposure,
+        "flux_scale": result.difference.flux_scale,
+        "quality": result.report.quality,
+    }
+    fits_tables.write_candidates(out / "candidates.fits", result.candidates, meta=meta)
+    fits_tables.write_difference(
+        out / "difference.fits", difference=result.difference, wcs=result.chip.raw.wcs, meta=meta
+    )
+    return _draw(result, out)
+
+
+def _draw(result: PairResult, out: Path) -> list[Path]:
+    """Draw the best candidates' triplets and an overview; return the overview and the alerts' triplets."""
+    table = result.candidates.table
+    folder = out / "triplets"
+    if folder.exists():
+        shutil.rmtree(folder)  # an earlier run's candidates would stand among this one's
+    folder.mkdir()
+    index = {alert.candid & 0xFFFFF: alert for alert in result.alerts}
+    drawn = []
+    for place, row in enumerate(rank(result.candidates)[:MAX_TRIPLETS], start=1):
+        measured = table[row]
+        path = folder / f"{place:03d}_x{measured['x']:.0f}_y{measured['y']:.0f}.png"
+        pictures.write_triplet(
+            path,
+            result.candidates.cutouts[row],
+            caption=f"x {measured['x']:.1f}  y {measured['y']:.1f}  Scorr {measured['scorr']:+.1f}  "
+            f"rb {measured['rb']:.2f}",
+            noise=result.difference.noise,
+        )
+        if int(row) in index:
+            drawn.append(path)
+    good = result.difference.flags == 0
+    overview = out / "overview.png"
+    pictures.write_overview(
+        overview,
+        science=result.chip.image.data,
+        difference=np.where(good, result.difference.difference, np.nan),
+        score=np.where(good, result.difference.score_corr, np.nan),
+        x=table["x"],
+        y=table["y"],
+        accepted=np.isin(np.arange(len(table)), list(index)),
+        caption=f"{result.exposure}: {len(index)} alerts of {len(table)} candidates",
+    )
+    return [overview, *drawn]

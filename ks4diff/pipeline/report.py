@@ -1,0 +1,107 @@
+"""What a run tells of itself: report.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = "ks4diff.report/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipReport:
+    """One chip's line of the report; ``None`` where a step was not reached or the input does not tell."""
+
+    chip: str
+    status: str  # ok, skipped, failed
+    reason: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    n_stars: int | None = None
+    n_matched: int | None = None
+    astrometric_rms_pix: float | None = None
+    registration: str | None = None
+    flux_scale: float | None = None  # science counts per reference count
+    flux_scale_error: float | None = None
+    seeing_arcsec: float | None = None
+    template_seeing_arcsec: float | None = None
+    seeing_pix: float | None = None
+    template_seeing_pix: float | None = None
+    noise: float | None = None  # science counts per pixel
+    noise_method: str | None = None
+    gain: float | None = None
+    template_ids: tuple[str, ...] = ()
+    coverage: float | None = None
+    masked_fraction: float | None = None
+    scorr_std: float | None = None
+    scorr_std_sky: float | None = None  # source-free pixels only
+    limiting_mag: float | None = None
+    limiting_flux: float | None = None  # 5 sigma, in flux_unit
+    flux_unit: str | None = None
+    n_candidates: int = 0
+    n_alerts: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    quality: str | None = None
+    quality_reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """One exposure's report, as report.json holds it."""
+
+    software: str
+    config_digest: str
+    exposure: str
+    night: str | None
+    site: str | None
+    filter: str | None
+    seconds_total: float
+    peak_rss_mb: float
+    chips: tuple[ChipReport, ...]
+    schema: str = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; numbers that are not finite become null."""
+        return _plain(asdict(self))
+
+    def to_json(self) -> str:
+        """Return the text of report.json."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+class Stopwatch:
+    """Collects the wall seconds of named steps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time the body under ``name``; repeated names add up."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
+
+
+def peak_rss_mb() -> float:
+    """Return the largest resident size of this process so far, megabytes of 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
