@@ -13,8 +13,12 @@ SCIENCE, REFERENCE = "AKB13475I0096.fits", "AKB13475I0028.fits"
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path("demo-out"),
-    kafka: Annotated[str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also send the alerts there.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")] = Path(
+        "demo-out"
+    ),
+    kafka: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also send the alerts there.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Find the microlensing event MOA-2013-BLG-475 in two frames of the SAAO 1.0 m telescope.
@@ -31,5 +35,5 @@ def demo(
         read_chip(sample / SCIENCE), read_chip(sample / REFERENCE), out, PipelineConfig(), kafka=kafka
     )
     tell(outcome, as_json=as_json)
-    if outcome.delivery.waiting:
+    if outcome.undelivered:
         raise typer.Exit(3)

@@ -34,7 +34,9 @@ def options(
         print(f"ks4diff {__version__}")
         raise typer.Exit(0)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
     # the client logs every retry of a broker that is away; our own messages say it once
     logging.getLogger("kafka").setLevel(logging.CRITICAL if verbose < 2 else logging.INFO)
 

@@ -13,10 +13,16 @@ from ks4diff.cli.output import alert_line, json_record
 DEFAULT_TOPIC = "ks4.alerts.v1"  # that of io/sinks.py, repeated so that --help loads no database driver
 
 
-def subtract(
-    science: Annotated[Path, typer.Argument(metavar="SCIENCE", help="FITS image in which things may be new.")],
-    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="FITS image of the same field before.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results; made if need be.")],
+def subtract(  # noqa: PLR0913 - a command's options are one each for people, not coupling
+    science: Annotated[
+        Path, typer.Argument(metavar="SCIENCE", help="FITS image in which things may be new.")
+    ],
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE", help="FITS image of the same field before.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the results; made if need be.")
+    ],
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings of the stages.")] = None,
     threshold: Annotated[float | None, typer.Option(help="|S_corr| of a detection (5).")] = None,
     min_rb: Annotated[float | None, typer.Option(help="Real/bogus score that an alert needs.")] = None,
@@ -25,7 +31,9 @@ def subtract(
     gain: Annotated[float | None, typer.Option(help="Electrons per count of both, over the headers.")] = None,
     saturation: Annotated[float | None, typer.Option(help="Saturation of both, counts.")] = None,
     zeropoint: Annotated[float | None, typer.Option(help="AB magnitude of one science count.")] = None,
-    kafka: Annotated[str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also send the alerts there.")] = None,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also send the alerts there.")
+    ] = None,
     topic: Annotated[str, typer.Option(help="Kafka topic.")] = DEFAULT_TOPIC,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -49,7 +57,7 @@ def subtract(
     second = read_chip(reference, hdu=_hdu(reference_hdu), **options)
     outcome = run_pair(first, second, out, settings, kafka=kafka, topic=topic)
     tell(outcome, as_json=as_json)
-    if outcome.delivery.waiting:
+    if outcome.undelivered:
         raise typer.Exit(3)
 
 
@@ -67,8 +75,8 @@ def tell(outcome: Any, *, as_json: bool) -> None:
     )
     for path in outcome.files:
         print(path)
-    if outcome.delivery.waiting:
-        print(f"{outcome.delivery.waiting} alerts wait in the outbox; ks4diff alerts resend sends them")
+    if outcome.undelivered:
+        print(f"{outcome.undelivered} alerts wait in the outbox; ks4diff alerts resend sends them")
 
 
 def _hdu(text: str | None) -> int | str | None:

@@ -229,6 +229,15 @@ def open_sink(
     return TeeSink(archive, KafkaSink(Outbox(out / "outbox.db"), producer, topic=topic))
 
 
+def check_destination(kafka: str | None, topic: str) -> None:
+    """Raise ConfigError when servers or topic are malformed; touches neither network nor disk."""
+    if kafka is not None:
+        from ks4diff.io.stream import parse_servers
+
+        check_topic(topic)
+        parse_servers(kafka)
+
+
 def check_topic(topic: str) -> None:
     """Raise ConfigError unless Kafka allows the topic's name."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) or topic in {".", ".."}:

@@ -43,12 +43,13 @@ class PipelineConfig:
 def read_config(
     path: Path | None, overrides: dict[str, dict[str, Any]] | None = None, *, min_rb: float | None = None
 ) -> PipelineConfig:
-    """Return the configuration of a TOML file, with ``overrides`` {section: {key: value}} and ``min_rb`` on top.
+    """Return the configuration of a TOML file, with ``overrides`` {section: {key: value}} on top.
 
     Raises
     ------
     ConfigError
         When the file cannot be read, or a key is unknown, of the wrong type or out of its range.
+
     """
     values: dict[str, Any] = {}
     if path is not None:

@@ -14,17 +14,19 @@ import numpy as np
 from ks4diff.io import fits_tables, pictures
 from ks4diff.io.atomic import atomic_write_bytes
 from ks4diff.io.packets import alert_record
-from ks4diff.io.sinks import DEFAULT_TOPIC, DeliverySummary, open_sink
+from ks4diff.io.sinks import DEFAULT_TOPIC, DeliverySummary, check_destination, open_sink
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.pair import SOFTWARE, PairResult, process_pair
 from ks4diff.pipeline.report import RunReport, peak_rss_mb
 from ks4diff.products.chip import RawChip
+from ks4diff.products.errors import ConfigError
+from ks4diff.stages.package import row_of
 from ks4diff.stages.score import rank
 
 log = logging.getLogger(__name__)
 
 DELIVERY_DEADLINE_S = 30.0  # a broker that is away must not hold up the images behind
-MAX_TRIPLETS = 50  # pictures for people; the packets hold every stamp
+MAX_TRIPLETS = 30  # pictures for people; the packets hold every stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,11 @@ class Outcome:
     records: list[dict[str, Any]]
     files: list[Path]
     delivery: DeliverySummary
+
+    @property
+    def undelivered(self) -> int:
+        """Alerts in the outbox that the broker has not taken, or has refused."""
+        return self.delivery.waiting + self.delivery.dead
 
 
 def run_pair(
@@ -57,12 +64,14 @@ def run_pair(
         When the pair cannot be subtracted.
     ConfigError
         When ``kafka`` or ``topic`` is malformed, or ``out`` cannot be a folder.
+
     """
     start = time.perf_counter()
-    sink = open_sink(lambda exposure: out / "alerts.avro", out, kafka=kafka, topic=topic)
+    check_destination(kafka, topic)
     result = process_pair(science, reference, config)
-    out.mkdir(parents=True, exist_ok=True)
     records = [alert_record(alert) for alert in result.alerts]
+    _make_folder(out)
+    sink = open_sink(lambda exposure: out / "alerts.avro", out, kafka=kafka, topic=topic)
     try:
         files = _write_products(result, reference, out)
         sink.emit(result.exposure, records)
@@ -87,6 +96,13 @@ def run_pair(
     return Outcome(report=report, records=records, files=[*files, path], delivery=delivery)
 
 
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror}") from None
+
+
 def _write_products(result: PairResult, reference: RawChip, out: Path) -> list[Path]:
     """Write tables, images and pictures; return the pictures that a person would open first."""
     meta = {
@@ -97,47 +113,51 @@ def _write_products(result: PairResult, reference: RawChip, out: Path) -> list[P
         "science_file": result.provenance.science_file,
         "reference_file": Path(reference.file).name,
         "exposure": result.exposure,
-        "flux_scale": result.difference.flux_scale,
+        "flux_scale": result.provenance.flux_scale,
         "quality": result.report.quality,
     }
-    fits_tables.write_candidates(out / "candidates.fits", result.candidates, meta=meta)
+    fits_tables.write_candidates(out / "candidates.fits", result.subtracted.candidates, meta=meta)
     fits_tables.write_difference(
-        out / "difference.fits", difference=result.difference, wcs=result.chip.raw.wcs, meta=meta
+        out / "difference.fits",
+        difference=result.subtracted.difference,
+        wcs=result.subtracted.chip.raw.wcs,
+        meta=meta,
     )
     return _draw(result, out)
 
 
 def _draw(result: PairResult, out: Path) -> list[Path]:
     """Draw the best candidates' triplets and an overview; return the overview and the alerts' triplets."""
-    table = result.candidates.table
+    subtracted = result.subtracted
+    candidates, difference = subtracted.candidates, subtracted.difference
     folder = out / "triplets"
     if folder.exists():
         shutil.rmtree(folder)  # an earlier run's candidates would stand among this one's
     folder.mkdir()
-    index = {alert.candid & 0xFFFFF: alert for alert in result.alerts}
+    alerts = {row_of(alert) for alert in result.alerts}
     drawn = []
-    for place, row in enumerate(rank(result.candidates)[:MAX_TRIPLETS], start=1):
-        measured = table[row]
+    for place, row in enumerate(rank(candidates)[:MAX_TRIPLETS], start=1):
+        measured = candidates.table[row]
         path = folder / f"{place:03d}_x{measured['x']:.0f}_y{measured['y']:.0f}.png"
         pictures.write_triplet(
             path,
-            result.candidates.cutouts[row],
+            candidates.cutouts[row],
             caption=f"x {measured['x']:.1f}  y {measured['y']:.1f}  Scorr {measured['scorr']:+.1f}  "
             f"rb {measured['rb']:.2f}",
-            noise=result.difference.noise,
+            noise=difference.noise,
         )
-        if int(row) in index:
+        if int(row) in alerts:
             drawn.append(path)
-    good = result.difference.flags == 0
+    good = difference.flags == 0
     overview = out / "overview.png"
     pictures.write_overview(
         overview,
-        science=result.chip.image.data,
-        difference=np.where(good, result.difference.difference, np.nan),
-        score=np.where(good, result.difference.score_corr, np.nan),
-        x=table["x"],
-        y=table["y"],
-        accepted=np.isin(np.arange(len(table)), list(index)),
-        caption=f"{result.exposure}: {len(index)} alerts of {len(table)} candidates",
+        science=subtracted.chip.image.data,
+        difference=np.where(good, difference.difference, np.nan),
+        score=np.where(good, difference.score_corr, np.nan),
+        x=candidates.table["x"],
+        y=candidates.table["y"],
+        accepted=np.isin(np.arange(len(candidates)), list(alerts)),
+        caption=f"{result.exposure}: {len(alerts)} alerts of {len(candidates)} candidates",
     )
     return [overview, *drawn]

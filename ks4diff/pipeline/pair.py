@@ -8,22 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ks4diff import __version__
 from ks4diff.pipeline.config import PipelineConfig
-from ks4diff.pipeline.report import ChipReport, Stopwatch
+from ks4diff.pipeline.report import ChipReport, Stopwatch, chip_report
 from ks4diff.products.alert import Alert, Provenance
-from ks4diff.products.candidates import Candidates
-from ks4diff.products.chip import AlignedTemplate, CalibratedChip, RawChip
-from ks4diff.products.difference import Difference
+from ks4diff.products.chip import CalibratedChip, RawChip
+from ks4diff.products.errors import SkipChip
+from ks4diff.products.subtracted import SubtractedChip
 from ks4diff.stages.align import align
 from ks4diff.stages.calibrate import calibrate
 from ks4diff.stages.detect import detect
 from ks4diff.stages.match import match
-from ks4diff.stages.measure import NJY_ZEROPOINT, measure
+from ks4diff.stages.measure import measure
 from ks4diff.stages.package import package, select
-from ks4diff.stages.quality import judge, scorr_std
+from ks4diff.stages.quality import judge
 from ks4diff.stages.register import register
 from ks4diff.stages.score import RULES_THRESHOLD, RULES_VERSION, score
 from ks4diff.stages.subtract import subtract
@@ -35,13 +34,10 @@ SOFTWARE = f"ks4diff {__version__}"
 
 @dataclass(frozen=True, kw_only=True)
 class PairResult:
-    """What a subtraction of two images produced."""
+    """A subtraction with the alerts and the report that came of it."""
 
     exposure: str
-    chip: CalibratedChip
-    template: AlignedTemplate
-    difference: Difference
-    candidates: Candidates
+    subtracted: SubtractedChip
     alerts: list[Alert]
     provenance: Provenance
     report: ChipReport
@@ -54,11 +50,37 @@ def process_pair(science: RawChip, reference: RawChip, config: PipelineConfig) -
     ------
     SkipChip
         When the pair cannot be subtracted, with the reason.
+
     """
     clock = Stopwatch()
+    subtracted = subtract_pair(science, reference, config, clock)
+    exposure = exposure_id(science)
+    provenance = _provenance(subtracted, exposure_id(reference), config)
+    min_rb = RULES_THRESHOLD if config.min_rb is None else config.min_rb
+    with clock.step("package"):
+        rows, dropped = select(subtracted, min_rb=min_rb)
+        alerts = package(subtracted, rows, provenance, exposure=exposure, min_rb=min_rb)
+    report = chip_report(subtracted, provenance, dropped, n_alerts=len(alerts), seconds=clock.seconds)
+    log.info("%s: %d alerts of %d candidates", exposure, len(alerts), len(subtracted.candidates))
+    return PairResult(
+        exposure=exposure, subtracted=subtracted, alerts=alerts, provenance=provenance, report=report
+    )
+
+
+def subtract_pair(
+    science: RawChip, reference: RawChip, config: PipelineConfig, clock: Stopwatch
+) -> SubtractedChip:
+    """Return the scored candidates of a pair and all that led to them, each step timed by ``clock``.
+
+    Raises
+    ------
+    SkipChip
+        When the pair cannot be subtracted, with the reason.
+
+    """
     with clock.step("calibrate"):
-        chip = calibrate(science, config.calibrate)
-        template_chip = calibrate(reference, config.calibrate)
+        chip = _calibrated(science, config)
+        template_chip = _calibrated(reference, config)
     with clock.step("register"):
         registration = register(chip, template_chip, config.register)
     with clock.step("align"):
@@ -73,100 +95,37 @@ def process_pair(science: RawChip, reference: RawChip, config: PipelineConfig) -
         candidates = measure(detections, chip, template, difference, config.measure)
     with clock.step("score"):
         candidates = score(candidates, difference.psf.fwhm_pix, config.score)
-    quality = judge(chip, template, registration, difference, config.quality)
-    exposure = exposure_id(science)
-    min_rb = RULES_THRESHOLD if config.min_rb is None else config.min_rb
-    provenance = Provenance(
-        software=SOFTWARE,
-        config_digest=config.digest(),
-        template_ids=(exposure_id(reference),),
-        model_id=RULES_VERSION,
-        science_file=Path(science.file).name,
-        seeing=chip.psf.fwhm_pix,
-        template_seeing=template.psf.fwhm_pix,
-        flux_scale=matched.flux_scale,
-        astrometric_rms_pix=registration.rms_pix,
-    )
-    with clock.step("package"):
-        rows, dropped = select(candidates, min_rb=min_rb, failed=quality.verdict == "fail")
-        alerts = package(
-            candidates,
-            rows,
-            science,
-            provenance,
-            exposure=exposure,
-            rb=(RULES_VERSION, min_rb),
-            limiting_mag=_limits(difference, science)[1],
-        )
-    log.info("%s: %d candidates, %d alerts, %s", exposure, len(candidates), len(alerts), quality.verdict)
-    return PairResult(
-        exposure=exposure,
+    return SubtractedChip(
         chip=chip,
         template=template,
+        registration=registration,
+        match=matched,
         difference=difference,
         candidates=candidates,
-        alerts=alerts,
-        provenance=provenance,
-        report=_report(
-            clock, (chip, template, registration, matched, difference, candidates), quality, alerts, dropped
-        ),
+        quality=judge(chip, template, registration, difference, config.quality),
     )
 
 
-def _report(clock, products, quality, alerts, dropped) -> ChipReport:
-    """Return the report of one processed chip."""
-    chip, template, registration, matched, difference, candidates = products
-    scale = _pixel_scale(chip.raw)
-    good = difference.flags == 0
-    limiting_flux, limiting_mag = _limits(difference, chip.raw)
-    return ChipReport(
-        chip=chip.raw.chip,
-        status="ok",
-        seconds=clock.seconds,
-        n_stars=len(chip.stars),
-        n_matched=registration.n_matched,
-        astrometric_rms_pix=registration.rms_pix,
-        registration=registration.method,
-        flux_scale=matched.flux_scale,
-        flux_scale_error=matched.flux_scale_error,
-        seeing_arcsec=None if scale is None else chip.psf.fwhm_pix * scale,
-        template_seeing_arcsec=None if scale is None else template.psf.fwhm_pix * scale,
-        seeing_pix=chip.psf.fwhm_pix,
-        template_seeing_pix=template.psf.fwhm_pix,
-        noise=matched.science_noise.sigma,
-        noise_method=matched.science_noise.method,
-        gain=chip.gain,
-        template_ids=template.tile_ids,
-        coverage=template.coverage,
-        masked_fraction=float(1 - good.mean()),
-        scorr_std=scorr_std(difference),
-        scorr_std_sky=scorr_std(difference, chip.sky),
-        limiting_mag=limiting_mag,
-        limiting_flux=limiting_flux,
-        flux_unit=candidates.flux_unit,
-        n_candidates=len(candidates),
-        n_alerts=len(alerts),
-        dropped=dropped,
-        quality=quality.verdict,
-        quality_reasons=quality.reasons,
+def _calibrated(raw: RawChip, config: PipelineConfig) -> CalibratedChip:
+    """Return the calibrated chip; a refusal names the file."""
+    try:
+        return calibrate(raw, config.calibrate)
+    except SkipChip as skip:
+        raise SkipChip(f"{raw.file}, HDU {raw.hdu}: {skip.reason}", **skip.numbers) from None
+
+
+def _provenance(subtracted: SubtractedChip, template_id: str, config: PipelineConfig) -> Provenance:
+    return Provenance(
+        software=SOFTWARE,
+        config_digest=config.digest(),
+        template_ids=(template_id,),
+        model_id=RULES_VERSION,
+        science_file=Path(subtracted.chip.raw.file).name,
+        seeing=subtracted.chip.psf.fwhm_pix,
+        template_seeing=subtracted.template.psf.fwhm_pix,
+        flux_scale=subtracted.match.flux_scale,
+        astrometric_rms_pix=subtracted.registration.rms_pix,
     )
-
-
-def _limits(difference: Difference, raw: RawChip) -> tuple[float | None, float | None]:
-    """Return the median 5-sigma (flux, AB magnitude) over unmasked pixels; None where not known."""
-    good = difference.flags == 0
-    if not good.any():
-        return None, None
-    counts = 5.0 * float(np.median(difference.flux_err[good]))
-    if raw.zeropoint is None:
-        return counts, None
-    magnitude = raw.zeropoint - 2.5 * float(np.log10(counts))
-    return 10 ** (0.4 * (NJY_ZEROPOINT - magnitude)), magnitude
-
-
-def _pixel_scale(raw: RawChip) -> float | None:
-    """Return arcseconds per pixel from the WCS, or None without one."""
-    return None if raw.wcs is None else float(np.mean(proj_plane_pixel_scales(raw.wcs.celestial))) * 3600
 
 
 def exposure_id(raw: RawChip) -> str:

@@ -12,6 +12,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from astropy.wcs.utils import proj_plane_pixel_scales
+
+from ks4diff.products.alert import Provenance
+from ks4diff.products.subtracted import SubtractedChip
+from ks4diff.stages.photometry import limiting_flux, magnitude, njy_per_count
+from ks4diff.stages.quality import scorr_std
+
 SCHEMA = "ks4diff.report/1"
 
 
@@ -73,6 +81,54 @@ class RunReport:
     def to_json(self) -> str:
         """Return the text of report.json."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+def chip_report(
+    subtracted: SubtractedChip,
+    provenance: Provenance,
+    dropped: dict[str, int],
+    *,
+    n_alerts: int,
+    seconds: dict[str, float],
+) -> ChipReport:
+    """Return the report of one processed chip."""
+    chip, template, difference = subtracted.chip, subtracted.template, subtracted.difference
+    scale = None
+    if chip.raw.wcs is not None:
+        scale = float(np.mean(proj_plane_pixel_scales(chip.raw.wcs.celestial))) * 3600
+    limit = limiting_flux(difference)
+    zeropoint = chip.raw.zeropoint
+    return ChipReport(
+        chip=chip.raw.chip,
+        status="ok",
+        seconds=seconds,
+        n_stars=len(chip.stars),
+        n_matched=subtracted.registration.n_matched,
+        astrometric_rms_pix=subtracted.registration.rms_pix,
+        registration=subtracted.registration.method,
+        flux_scale=subtracted.match.flux_scale,
+        flux_scale_error=subtracted.match.flux_scale_error,
+        seeing_arcsec=None if scale is None else chip.psf.fwhm_pix * scale,
+        template_seeing_arcsec=None if scale is None else template.psf.fwhm_pix * scale,
+        seeing_pix=chip.psf.fwhm_pix,
+        template_seeing_pix=template.psf.fwhm_pix,
+        noise=subtracted.match.science_noise.sigma,
+        noise_method=subtracted.match.science_noise.method,
+        gain=chip.gain,
+        template_ids=provenance.template_ids,
+        coverage=template.coverage,
+        masked_fraction=float((difference.flags != 0).mean()),
+        scorr_std=scorr_std(difference),
+        scorr_std_sky=scorr_std(difference, chip.sky),
+        limiting_mag=magnitude(limit, zeropoint),
+        limiting_flux=limit if zeropoint is None else limit * njy_per_count(zeropoint),
+        flux_unit=subtracted.candidates.flux_unit,
+        n_candidates=len(subtracted.candidates),
+        n_alerts=n_alerts,
+        dropped=dropped,
+        quality=subtracted.quality.verdict,
+        quality_reasons=subtracted.quality.reasons,
+    )
 
 
 class Stopwatch:

@@ -94,4 +94,3 @@ class AlignedTemplate:
     noise: NoiseModel
     gain: float
     coverage: float
-    tile_ids: tuple[str, ...]

@@ -24,6 +24,7 @@ class SkipChip(Ks4diffError):
         One clause a person can act on.
     numbers
         The measured values behind the verdict, kept for the report.
+
     """
 
     def __init__(self, reason: str, **numbers: float) -> None:

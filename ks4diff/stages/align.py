@@ -6,7 +6,7 @@ import numpy as np
 from scipy.signal import convolve2d
 
 from ks4diff.numerics.inpaint import fill
-from ks4diff.numerics.lanczos import noise_covariance, node_grid, resample
+from ks4diff.numerics.lanczos import node_grid, noise_covariance, resample
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import MaskedImage, PixelFlag
@@ -30,6 +30,7 @@ def align(
     ------
     SkipChip
         When the template covers less than 5 % of the science image, or shows too few stars there.
+
     """
     shape = chip.image.shape
     x, y = node_grid(shape)
@@ -53,7 +54,6 @@ def align(
         noise=noise,
         gain=template.gain,
         coverage=coverage,
-        tile_ids=(template.raw.file,),
     )
 
 

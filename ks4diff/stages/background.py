@@ -9,7 +9,7 @@ import sep
 from scipy import ndimage
 
 from ks4diff.numerics.inpaint import fill
-from ks4diff.products.chip import ReducedChip, RawChip
+from ks4diff.products.chip import RawChip, ReducedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import MaskedImage, PixelFlag
 
@@ -40,6 +40,7 @@ def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
     ------
     SkipChip
         When too many pixels are bad or no sky is left between the sources.
+
     """
     flags = _flag_pixels(raw, config)
     bad = flags != 0
@@ -73,8 +74,8 @@ def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
 def pixel_variance(data: np.ndarray, background: float, gain: float, *, smooth_pix: float) -> np.ndarray:
     """Return float32 [y, x]: the background's variance plus the Poisson noise of the smoothed sources.
 
-    ``data`` counts without background, ``background`` counts², ``gain`` electrons per count. The image is smoothed
-    by a Gaussian of ``smooth_pix`` so that a pixel's variance does not follow its own noise.
+    ``data`` counts without background, ``background`` counts², ``gain`` electrons per count. The image is
+    smoothed by a Gaussian of ``smooth_pix`` so that a pixel's variance does not follow its own noise.
     """
     sources = np.maximum(ndimage.gaussian_filter(data, smooth_pix), 0.0)
     return (background + sources / gain).astype(np.float32)

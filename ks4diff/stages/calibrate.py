@@ -24,13 +24,14 @@ class CalibrateConfig:
 def calibrate(raw: RawChip, config: CalibrateConfig) -> CalibratedChip:
     """Return the chip ready to be matched: counts without background, PSF, star list and noise.
 
-    The variance of a pixel is the noise that was measured plus the Poisson noise of the smoothed sources, never
-    of the noisy pixel itself: that would weight low pixels up and skew the score.
+    The variance of a pixel is the noise that was measured plus the Poisson noise of the smoothed sources,
+    never of the noisy pixel itself: that would weight low pixels up and skew the score.
 
     Raises
     ------
     SkipChip
         When the image has too few usable pixels, sky or stars.
+
     """
     reduced = reduce_chip(raw, config.background)
     psf, stars = model_psf(reduced.image, find_stars(reduced, config.stars), config.psf)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ks4diff.numerics.peaks import find_peaks, refine_peaks
 from ks4diff.products.candidates import Detections
 from ks4diff.products.difference import Difference
@@ -33,7 +31,7 @@ def detect(difference: Difference, config: DetectConfig) -> Detections:
     """
     void = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA
     usable = (difference.flags & void) == 0
-    radius = max(int(round(config.separation_fwhm * difference.psf.fwhm_pix)), 2)
+    radius = max(round(config.separation_fwhm * difference.psf.fwhm_pix), 2)
     position = find_peaks(difference.score_corr, usable, config.threshold, radius)
     refined, _ = refine_peaks(difference.flux, position)
     _, score = refine_peaks(difference.score_corr, position)

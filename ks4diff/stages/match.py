@@ -37,6 +37,7 @@ def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) 
     ------
     SkipChip
         When the template explains none of the science image's light.
+
     """
     good = chip.image.good & template.image.good
     width = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
@@ -54,7 +55,9 @@ def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) 
         if not (1 / config.scale_range < scale < config.scale_range):
             raise SkipChip("the template explains none of the science image's light", flux_scale=scale)
     left = science - scale * reference - background
-    background = background + _mesh_background(left, usable, int(np.ceil(config.background_mesh_fwhm * width)))
+    background = background + _mesh_background(
+        left, usable, int(np.ceil(config.background_mesh_fwhm * width))
+    )
     on_scale = (chip.image.data - background, scale * template.image.data)
     models = (chip.noise, replace(template.noise, sigma=scale * template.noise.sigma))
     science_noise, template_noise = unshared_noise(on_scale, models, usable & chip.sky, config.noise)

@@ -13,8 +13,8 @@ from ks4diff.products.candidates import FLAG_BIT, Candidates, Detections, empty_
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Difference
 from ks4diff.products.image import PixelFlag
+from ks4diff.stages.photometry import NJY_ZEROPOINT, njy_per_count
 
-NJY_ZEROPOINT = 31.4  # AB magnitude of 1 nJy
 SATURATED_REACH_PIX = 100.0  # distances beyond it are not told apart
 
 
@@ -42,7 +42,7 @@ def measure(
     Fluxes are in nJy when the chip has a zero point, else in science counts.
     """
     table = empty_table(len(detections))
-    unit = 1.0 if chip.raw.zeropoint is None else 10 ** (0.4 * (NJY_ZEROPOINT - chip.raw.zeropoint))
+    unit = 1.0 if chip.raw.zeropoint is None else njy_per_count(chip.raw.zeropoint)
     table["id"] = np.arange(len(detections))
     table["x"], table["y"], table["scorr"] = detections.x, detections.y, detections.score
     table["is_positive"] = detections.score > 0
@@ -92,13 +92,17 @@ def _add_shapes(
     half = int(np.ceil(2 * fwhm))
     image = np.where(difference.flags == 0, difference.difference, np.nan)
     data = moments.stamps(image, table["x"], table["y"], half)
-    score = moments.stamps(np.where(difference.flags == 0, difference.score_corr, 0.0), table["x"], table["y"], half, 0.0)
+    score = moments.stamps(
+        np.where(difference.flags == 0, difference.score_corr, 0.0), table["x"], table["y"], half, 0.0
+    )
     offset = np.arange(-half, half + 1)
     disc = offset[:, None] ** 2 + offset[None, :] ** 2 <= (2 * fwhm) ** 2
     own_width, _ = moments.gaussian_shape(moments.moved(difference.psf.stamp, 0, 0, 2 * half + 1), fwhm)
     for row, stamp, scores in zip(table, data, score, strict=True):
         sign = 1.0 if row["is_positive"] else -1.0
-        psf = moments.moved(difference.psf.stamp, row["x"] - np.rint(row["x"]), row["y"] - np.rint(row["y"]), 2 * half + 1)
+        psf = moments.moved(
+            difference.psf.stamp, row["x"] - np.rint(row["x"]), row["y"] - np.rint(row["y"]), 2 * half + 1
+        )
         used = disc & np.isfinite(stamp)
         row["opposite"] = max(-(sign * scores[disc]).min(), 0.0) / max(abs(row["scorr"]), 1e-6)
         if used.sum() < 0.5 * disc.sum():
@@ -136,11 +140,17 @@ def _add_context(table, chip, template, difference, unit, config) -> None:
     for name, image in (("ap_flux", difference.difference), ("template_flux", on_science_scale)):
         stamp = moments.stamps(image, table["x"], table["y"], half, 0.0)
         table[name] = (stamp * disc).sum(axis=(1, 2)) * unit
-    raised = moments.stamps(chip.image.flags | template.image.flags, table["x"], table["y"], half, PixelFlag.EDGE)
+    raised = moments.stamps(
+        chip.image.flags | template.image.flags, table["x"], table["y"], half, PixelFlag.EDGE
+    )
     table["masked_fraction"] = ((raised != 0) & disc).sum(axis=(1, 2)) / disc.sum()
     near = np.bitwise_or.reduce(np.where(disc, raised, 0), axis=(1, 2))
-    saturated = ((chip.image.flags & PixelFlag.SATURATED) | (template.image.flags & PixelFlag.TEMPLATE_SATURATED)) != 0
-    distance = ndimage.distance_transform_edt(~saturated) if saturated.any() else np.full(saturated.shape, np.inf)
+    saturated = (
+        (chip.image.flags & PixelFlag.SATURATED) | (template.image.flags & PixelFlag.TEMPLATE_SATURATED)
+    ) != 0
+    distance = (
+        ndimage.distance_transform_edt(~saturated) if saturated.any() else np.full(saturated.shape, np.inf)
+    )
     position = np.rint(np.stack([table["y"], table["x"]])).astype(np.int64)
     table["saturated_distance"] = np.minimum(distance[tuple(position)], SATURATED_REACH_PIX)
     noise = template.noise.sigma * difference.flux_scale * unit * np.sqrt(disc.sum())

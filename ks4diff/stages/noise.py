@@ -32,8 +32,8 @@ class NoiseConfig:
 def measure_noise(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseModel:
     """Return the noise of one pixel and how it is correlated with its neighbours.
 
-    Usually this is the covariance of the source-free pixels, less what is common to far pixels (errors of
-    the background) and what has the shape of the PSF (stars too faint to mask). In a crowded field those pixels
+    Usually this is the covariance of the source-free pixels, less what is common to far pixels (errors of the
+    background) and what has the shape of the PSF (stars too faint to mask). In a crowded field those pixels
     hold more unresolved starlight than noise; there it is the noise beyond the PSF's cut-off frequency, where
     starlight has no power, that tells.
     """
@@ -62,9 +62,9 @@ def unshared_noise(
 ) -> tuple[NoiseModel, NoiseModel]:
     """Return both noise models without what the two aligned images have in common.
 
-    Faint galaxies, flat-field and dark structure show in both and cancel in the difference: they are no noise of
-    it, though each image alone cannot tell. Their covariance is the cross-covariance of the images. In a crowded
-    field, where the models hold no starlight to begin with, nothing is taken away.
+    Faint galaxies, flat-field and dark structure show in both and cancel in the difference: they are no noise
+    of it, though each image alone cannot tell. Their covariance is the cross-covariance of the images. In a
+    crowded field, where the models hold no starlight to begin with, nothing is taken away.
 
     ``images`` are background-subtracted on one flux scale, ``sky`` marks the pixels free of sources in both.
     """
@@ -107,7 +107,9 @@ def _beyond_cutoff(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseMod
     passed = (1 - np.exp(-2 * np.pi**2 * width**2 * _frequency() ** 2)) ** 4
     power = power_spectrum(covariance, GRID) / np.maximum(passed, 1e-6)
     psf_power = np.abs(transform(_cropped(psf.stamp, min(GRID)), GRID)) ** 2
-    limit = max(config.psf_power_limit * psf_power[0, 0], float(np.quantile(psf_power, config.fewest_frequencies)))
+    limit = max(
+        config.psf_power_limit * psf_power[0, 0], float(np.quantile(psf_power, config.fewest_frequencies))
+    )
     scale, mx, my, _ = _fit_power(power, psf_power <= limit, np.zeros_like(psf_power))
     kept = bilinear_covariance(mx, my)
     return NoiseModel(
@@ -115,7 +117,9 @@ def _beyond_cutoff(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseMod
     )
 
 
-def _fit_power(power: np.ndarray, used: np.ndarray, psf_power: np.ndarray) -> tuple[float, float, float, float]:
+def _fit_power(
+    power: np.ndarray, used: np.ndarray, psf_power: np.ndarray
+) -> tuple[float, float, float, float]:
     """Return (scale, mx, my, starlight): power = scale * bilinear(mx, my) + starlight * psf_power."""
     level = max(float(np.median(power[used])), 1e-30)
 
@@ -126,7 +130,9 @@ def _fit_power(power: np.ndarray, used: np.ndarray, psf_power: np.ndarray) -> tu
 
     # soft_l1: a dead row or a fringe puts all its power in a few frequencies
     bounds = ([0, 0, 0, 0], [np.inf, 0.25, 0.25, np.inf])
-    scale, mx, my, starlight = least_squares(mismatch, [1.0, 0.05, 0.05, 0.1], bounds=bounds, loss="soft_l1").x
+    scale, mx, my, starlight = least_squares(
+        mismatch, [1.0, 0.05, 0.05, 0.1], bounds=bounds, loss="soft_l1"
+    ).x
     return scale * level, mx, my, starlight * level
 
 

@@ -11,20 +11,25 @@ import numpy as np
 from ks4diff.products.alert import Alert, AlertCandidate, Cutouts, Provenance
 from ks4diff.products.candidates import CANDIDATE_FLAGS, Candidates, flag_names
 from ks4diff.products.chip import RawChip
+from ks4diff.products.subtracted import SubtractedChip
+from ks4diff.stages.photometry import limiting_flux, magnitude
 
 MJD_TO_JD = 2400000.5
+_ROWS = 0xFFFFF  # a million candidates a chip
 _CHIP_NUMBER = {"0": 0, "K": 1, "M": 2, "N": 3, "T": 4}
 
 
-def select(candidates: Candidates, *, min_rb: float, failed: bool) -> tuple[np.ndarray, dict[str, int]]:
+def select(subtracted: SubtractedChip, *, min_rb: float) -> tuple[np.ndarray, dict[str, int]]:
     """Return (row numbers that become alerts, how many were dropped by reason).
 
-    Every candidate of either sign with no rejecting flag and ``rb >= min_rb``; none when the chip ``failed``.
-    A dropped candidate counts once: by its first rejecting flag, else by its score.
+    Every candidate of either sign with no rejecting flag and ``rb >= min_rb``; none when the chip's quality
+    is "fail". A dropped candidate counts once: by its first rejecting flag, else by its score.
     """
+    table = subtracted.candidates.table
+    failed = subtracted.quality.verdict == "fail"
     chosen: list[int] = []
     dropped: Counter[str] = Counter()
-    for row, (flags, rb) in enumerate(zip(candidates.table["flags"], candidates.table["rb"], strict=True)):
+    for row, (flags, rb) in enumerate(zip(table["flags"], table["rb"], strict=True)):
         rejecting = next((flag.name for flag in CANDIDATE_FLAGS if flag.rejecting and flags & flag.bit), None)
         if rejecting is not None:
             dropped[rejecting] += 1
@@ -40,33 +45,38 @@ def select(candidates: Candidates, *, min_rb: float, failed: bool) -> tuple[np.n
 
 
 def package(
-    candidates: Candidates,
+    subtracted: SubtractedChip,
     rows: Iterable[int],
-    raw: RawChip,
     provenance: Provenance,
     *,
     exposure: str,
-    rb: tuple[str, float],
-    limiting_mag: float | None,
+    min_rb: float,
 ) -> list[Alert]:
-    """Return the alerts of the given rows, in their order; ``rb`` is (model version, threshold)."""
+    """Return the alerts of the given rows of the candidate table, in their order."""
+    raw, candidates = subtracted.chip.raw, subtracted.candidates
+    limit = magnitude(limiting_flux(subtracted.difference), raw.zeropoint)
     return [
         Alert(
             alert_id=_alert_id(exposure, raw.chip, int(row), provenance),
-            candid=_candid(exposure, raw.chip, int(row)),
+            candid=candid(exposure, raw.chip, int(row)),
             object_id=None,  # names come with association, which needs a history
             alert_type="new",
             exposure=exposure,
-            candidate=_candidate(candidates, int(row), raw, rb, limiting_mag),
-            cutouts=Cutouts(**_stamps(candidates.cutouts[row])),
+            candidate=_candidate(candidates, int(row), raw, (provenance.model_id, min_rb), limit),
+            cutouts=Cutouts(
+                science=candidates.cutouts[row, 0],
+                template=candidates.cutouts[row, 1],
+                difference=candidates.cutouts[row, 2],
+            ),
             provenance=provenance,
         )
         for row in rows
     ]
 
 
-def _stamps(planes: np.ndarray) -> dict[str, np.ndarray]:
-    return dict(zip(("science", "template", "difference"), planes, strict=True))
+def row_of(alert: Alert) -> int:
+    """Return the row of the candidate table that an alert was made of."""
+    return alert.candid & _ROWS
 
 
 def _candidate(
@@ -112,12 +122,17 @@ def _candidate(
 
 def _alert_id(exposure: str, chip: str, row: int, provenance: Provenance) -> str:
     """Return 32 hex digits: equal for the same candidate of the same processing, whenever it runs."""
-    processing = (provenance.software, provenance.config_digest, *provenance.template_ids, provenance.model_id)
+    processing = (
+        provenance.software,
+        provenance.config_digest,
+        *provenance.template_ids,
+        provenance.model_id,
+    )
     text = "\0".join((exposure, chip, str(row), "ks4.alert/0", *processing))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _candid(exposure: str, chip: str, row: int) -> int:
-    """Return a positive 63-bit number: 40 bits of the exposure, 3 of the chip, 20 of the source."""
+def candid(exposure: str, chip: str, row: int) -> int:
+    """Return a positive 63-bit number: 40 bits of the exposure, 3 of the chip, 20 of the row."""
     number = int.from_bytes(hashlib.sha256(exposure.encode()).digest()[:5], "big")
-    return (number << 23) | (_CHIP_NUMBER[chip] << 20) | (row & 0xFFFFF)
+    return (number << 23) | (_CHIP_NUMBER[chip] << 20) | (row & _ROWS)

@@ -37,6 +37,7 @@ def model_psf(image: MaskedImage, stars: StarList, config: PsfConfig) -> tuple[P
     ------
     SkipChip
         With fewer than ``min_stars`` stars to average.
+
     """
     if stars.clean.sum() < config.min_stars:
         raise SkipChip("too few clean stars for a PSF", n_clean=float(stars.clean.sum()))
@@ -46,7 +47,7 @@ def model_psf(image: MaskedImage, stars: StarList, config: PsfConfig) -> tuple[P
     n = min(len(stars), config.max_modelled)
     fitted = np.stack([stars.x[:n], stars.y[:n], stars.flux[:n]])
     chosen = np.flatnonzero(stars.clean[:n])[: config.max_stars]
-    core = max(int(round(fwhm)), 2)
+    core = max(round(fwhm), 2)
     good = image.good
     for _ in range(config.rounds):
         fitted, residual = fit_stars(image.data, good, image.variance, stamp, fitted, core=core, sweeps=4)

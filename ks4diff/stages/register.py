@@ -38,6 +38,7 @@ def register(science: CalibratedChip, template: CalibratedChip, config: Register
     ------
     SkipChip
         When no guess matches: the images show different fields, or too few stars in common.
+
     """
     a = np.stack([science.stars.x, science.stars.y], axis=1)
     b = np.stack([template.stars.x, template.stars.y], axis=1)

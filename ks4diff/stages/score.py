@@ -25,9 +25,9 @@ class ScoreConfig:
 def score(candidates: Candidates, fwhm_pix: float, config: ScoreConfig) -> Candidates:
     """Return the candidates with ``rb`` in [0, 1]: how much each looks like a point source that came or went.
 
-    The product of four factors: the correlation with the PSF over that which its noise allows, the width's and
-    the sharpness's agreement with the PSF, the lack of a lobe of the other sign, and the significance itself. NaN where too many pixels
-    are masked to tell.
+    The product of four factors: the correlation with the PSF over that which its noise allows, the width's
+    and the sharpness's agreement with the PSF, the lack of a lobe of the other sign, and the significance
+    itself. NaN where too many pixels are masked to tell.
     """
     table = candidates.table.copy()
     snr = np.maximum(np.abs(table["scorr"].astype(np.float64)), 1.0)

@@ -34,6 +34,7 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
     ------
     SkipChip
         With fewer than ``min_stars`` detections.
+
     """
     data = np.ascontiguousarray(chip.image.data)
     # saturated cores are kept: their stars help to see neighbours for what they are
@@ -66,7 +67,9 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
 def _kernel() -> np.ndarray:
     """Return a 5x5 Gaussian of FWHM 2.5 px: close to optimal for any seeing from 2 to 5 px."""
     offset = np.arange(5) - 2
-    return np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * (2.5 / 2.3548) ** 2)).astype(np.float32)
+    return np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * (2.5 / 2.3548) ** 2)).astype(
+        np.float32
+    )
 
 
 def _clean(objects: np.ndarray, fwhm: np.ndarray, chip: ReducedChip, config: StarsConfig) -> np.ndarray:

@@ -33,15 +33,17 @@ def subtract(
 ) -> Difference:
     """Return the difference image and score of a matched pair.
 
-    ``rms_pix`` is the registration's rms per axis. Nothing is divided by its own scatter: the score is as normal
-    as the noise models are right.
+    ``rms_pix`` is the registration's rms per axis. Nothing is divided by its own scatter: the score is as
+    normal as the noise models are right.
     """
     good = chip.image.good & template.image.good
     size = max(chip.psf.stamp.shape[0], template.psf.stamp.shape[0])
     shape = zogy.grid_shape(good.shape, size)
     # both are filled in the holes of either: what one shows and the other lacks would ring in the difference
     science = _side(chip.image.data - match.background, chip, good, match.science_noise, 1.0, shape)
-    reference = _side(template.image.data, template, good, match.template_noise, 1.0 / match.flux_scale, shape)
+    reference = _side(
+        template.image.data, template, good, match.template_noise, 1.0 / match.flux_scale, shape
+    )
     sigma = rms_pix if config.astrometric_noise else 0.0
     result = zogy.subtract(science, reference, sigma_x=sigma, sigma_y=sigma)
     deviation = np.sqrt(np.maximum(result.variance, 1e-6 * result.score_flux))
@@ -80,12 +82,14 @@ def _centre_of(stamp: np.ndarray, n: int) -> np.ndarray:
 def _grown_flags(
     chip: CalibratedChip, template: AlignedTemplate, difference: np.ndarray, config: SubtractConfig
 ) -> np.ndarray:
-    """Return the flags of both images and of bleeds, each bit grown by the reach of the filters, and the border's."""
+    """Return the flags of both images, of bleeds and of the border, grown by the reach of the filters."""
     flags = np.zeros(chip.image.shape, dtype=np.int32)
     fwhm = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
     both = chip.image.flags | template.image.flags
     saturated = (both & (PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
-    both = both | np.where(_bleeds(difference, saturated, fwhm, config), np.int32(PixelFlag.BLEED), np.int32(0))
+    both = both | np.where(
+        _bleeds(difference, saturated, fwhm, config), np.int32(PixelFlag.BLEED), np.int32(0)
+    )
     for bit in PixelFlag:
         raised = (both & bit) != 0
         if raised.any():
@@ -121,5 +125,5 @@ def _bleeds(difference: np.ndarray, saturated: np.ndarray, fwhm: float, config: 
         # a star's residual smeared by the window is at most a window longer than its core
         long = (np.asarray(ndimage.maximum(core, label, index)) > 0) & (length - own > 1.2 * window)
         long[0] = False
-        found |= (long[label].T if turned else long[label])
+        found |= long[label].T if turned else long[label]
     return found

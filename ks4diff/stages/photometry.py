@@ -1,0 +1,25 @@
+"""Fluxes, magnitudes and depth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ks4diff.products.difference import Difference
+
+NJY_ZEROPOINT = 31.4  # AB magnitude of 1 nJy
+
+
+def njy_per_count(zeropoint: float) -> float:
+    """Return the nJy of one count, given the AB magnitude of one count."""
+    return float(10 ** (0.4 * (NJY_ZEROPOINT - zeropoint)))
+
+
+def magnitude(counts: float, zeropoint: float | None) -> float | None:
+    """Return the AB magnitude of a positive flux in counts, None without a zero point."""
+    return None if zeropoint is None or not counts > 0 else float(zeropoint - 2.5 * np.log10(counts))
+
+
+def limiting_flux(difference: Difference) -> float:
+    """Return the median 5-sigma point-source flux over the unmasked pixels, science counts."""
+    good = difference.flags == 0
+    return 5.0 * float(np.median(difference.flux_err[good])) if good.any() else float("nan")
