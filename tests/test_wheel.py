@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -74,3 +75,15 @@ def test_help_runs_from_anywhere(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "subtract" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_demo_finds_its_event_from_anywhere(installed, tmp_path):
+    done = run("-m", "ks4diff", "demo", "--out", "result", "--json", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr
+    (alert,) = json.loads(done.stdout)["alerts"]
+    assert alert["candidate"]["x"] == pytest.approx(278.7, abs=1.0)
+    assert alert["candidate"]["y"] == pytest.approx(223.0, abs=1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+    assert {"alerts.avro", "candidates.fits", "report.json"} <= {
+        p.name for p in (tmp_path / "result").iterdir()
+    }
