@@ -1,0 +1,1 @@
+"""Measurements: what is promised (`acceptance`) and how fast it is (``bench_*``)."""
