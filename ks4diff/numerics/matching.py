@@ -10,7 +10,7 @@ from ks4diff.numerics.psf_grid import good_shape, transform
 
 
 def convolve(image: np.ndarray, stamp: np.ndarray) -> np.ndarray:
-    """Return ``image`` [y, x] convolved with an odd stamp, zeros beyond the border."""
+    """Return ``image`` [y, x] convolved with a stamp [n, n], n odd, zeros beyond the border."""
     shape = good_shape(image.shape, stamp.shape[0])
     product = fft.rfft2(image, shape) * transform(stamp.astype(image.dtype), shape)
     return fft.irfft2(product, shape)[: image.shape[0], : image.shape[1]]
@@ -22,7 +22,7 @@ def fit_scale(
     """Return (scale, its error, background) with science = scale * template + background.
 
     Both images must share one PSF (each convolved with the other's). Pixels that disagree by more than
-    ``clip`` sigma (variables, transients) are left out in turns.
+    ``clip`` robust sigma (variables, transients) are left out in turns.
 
     Parameters
     ----------
@@ -32,6 +32,8 @@ def fit_scale(
         Inverse variance of science - scale * template, 0 where masked.
     degree
         Of the background polynomial over the image.
+    clip
+        Sigma of the pulls themselves, so that a wrong ``weight`` level does no harm.
 
     Returns
     -------
@@ -39,6 +41,12 @@ def fit_scale(
         The error counts neighbouring pixels as independent: a lower limit.
     background
         Float32 [y, x].
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        When the template is empty or proportional to a polynomial of that degree.
+
     """
     rows, columns = science.shape
     y, x = np.nonzero(weight > 0)

@@ -7,23 +7,35 @@ from scipy import ndimage
 
 
 def stamps(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int, fill: float = np.nan) -> np.ndarray:
-    """Return [n, 2 half + 1, 2 half + 1]: the pixels around the nearest pixel to each (x, y)."""
-    padded = np.pad(image, half, constant_values=fill)
-    xi = np.rint(x).astype(np.int64)
-    yi = np.rint(y).astype(np.int64)
-    offset = np.arange(2 * half + 1)
-    return padded[yi[:, None, None] + offset[None, :, None], xi[:, None, None] + offset[None, None, :]]
+    """Return [n, 2 half + 1, 2 half + 1]: the pixels around the nearest pixel to each (x, y).
+
+    Of ``image``'s type; pixels beyond its border are ``fill``, for an image of floats.
+    """
+    rows, columns = image.shape
+    offset = np.arange(-half, half + 1)
+    yy = np.rint(y).astype(np.int64)[:, None, None] + offset[None, :, None]
+    xx = np.rint(x).astype(np.int64)[:, None, None] + offset[None, None, :]
+    inside = (yy >= 0) & (yy < rows) & (xx >= 0) & (xx < columns)
+    picked = image[np.clip(yy, 0, rows - 1), np.clip(xx, 0, columns - 1)]
+    picked[~inside] = fill
+    return picked
 
 
 def half_max_width(stamp: np.ndarray) -> float:
-    """Return the FWHM in pixels: the diameter of a disc as large as the area above half the peak."""
+    """Return the FWHM in pixels: the diameter of a disc as large as the area above half the peak.
+
+    ``stamp`` float [n, n]; the area is counted on a grid four times as fine, by cubic spline.
+    """
     fine = 4
     above = ndimage.zoom(stamp, fine, order=3, grid_mode=True, mode="grid-constant")
     return float(2 * np.sqrt(np.count_nonzero(above > 0.5 * above.max()) / np.pi) / fine)
 
 
 def moved(stamp: np.ndarray, dx: float, dy: float, n: int) -> np.ndarray:
-    """Return the middle n x n pixels of a stamp moved by (dx, dy) px, by cubic spline; 0 beyond it."""
+    """Return the middle [n, n] of a stamp moved right and up by (dx, dy) px, by cubic spline; 0 beyond it.
+
+    Both sizes are odd, so that the middle pixel of one is that of the other.
+    """
     low = (stamp.shape[0] - n) // 2
     if low < 0:
         stamp, low = np.pad(stamp, -low), 0
@@ -49,12 +61,19 @@ def gaussian_shape(stamp: np.ndarray, fwhm: float) -> tuple[float, float]:
     xy = (weight * (dx - mx) * (dy - my)).sum() / total
     middle, spread = 0.5 * (xx + yy), np.hypot(0.5 * (xx - yy), xy)
     # a source as wide as the weight allows is reported at ten times the weight's width
-    major, minor = (1 / max(1 / max(m, 1e-3) - 1 / width2, 0.01 / width2) for m in (middle + spread, middle - spread))
+    major, minor = (
+        1 / max(1 / max(m, 1e-3) - 1 / width2, 0.01 / width2) for m in (middle + spread, middle - spread)
+    )
     return float(2.3548 * (major * minor) ** 0.25), float(np.sqrt(major / minor))
 
 
 def correlation(a: np.ndarray, b: np.ndarray, used: np.ndarray) -> float:
-    """Return Pearson's correlation of two stamps over the used pixels, 0 where either is constant."""
+    """Return Pearson's correlation of two stamps over the used pixels (bool), 0 where either is constant.
+
+    Also 0 with no pixel to use.
+    """
+    if not used.any():
+        return 0.0
     da, db = a[used] - a[used].mean(), b[used] - b[used].mean()
     norm = np.sqrt((da**2).sum() * (db**2).sum())
     return float((da * db).sum() / norm) if norm > 0 else 0.0

@@ -19,6 +19,7 @@ def autocovariance(image: np.ndarray, good: np.ndarray, max_lag: int) -> np.ndar
         Boolean [y, x]: pixels free of sources and defects; pairs with one bad pixel do not count.
     max_lag
         L, pixels.
+
     """
     shape = good_shape(image.shape, max_lag + 1)
     mask = good.astype(np.float64)
@@ -48,7 +49,11 @@ def power_spectrum(covariance: np.ndarray, shape: tuple[int, int]) -> np.ndarray
 
 
 def relative_power(power: np.ndarray, shape: tuple[int, int], floor: float = 0.02) -> np.ndarray:
-    """Return ``power`` divided by its mean over all frequencies, float32, nowhere below ``floor``."""
+    """Return ``power`` divided by its mean over all frequencies and held above ``floor``, float32, mean 1.
+
+    ``power`` [rows, columns // 2 + 1], the half plane of images of ``shape``. Without a floor the division
+    that whitens would raise whatever stands where resampling left no noise.
+    """
     relative = np.maximum(power / half_plane_mean(power, shape), floor)
     return (relative / half_plane_mean(relative, shape)).astype(np.float32)
 

@@ -43,14 +43,16 @@ def triangles(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     to_second = np.hypot(*(points[third] - points[second]).T)
     swap = to_first > to_second
     first, second = np.where(swap, second, first), np.where(swap, first, second)
+    # shorter sides have angles worse than 2 degrees from centroid noise; of length 0, none at all
+    keep = np.hypot(*(points[second] - points[first]).T) > 8.0
+    first, second, third = first[keep], second[keep], third[keep]
     axis = points[second] - points[first]
     length = np.hypot(axis[:, 0], axis[:, 1])
     arm = points[third] - points[first]
     along = (arm * axis).sum(axis=1) / length**2
     across = (axis[:, 0] * arm[:, 1] - axis[:, 1] * arm[:, 0]) / length**2
     feature = np.stack([np.log(length), np.arctan2(axis[:, 1], axis[:, 0]), along, across], axis=1)
-    keep = length > 8.0  # shorter sides have angles worse than 2 degrees from centroid noise
-    return np.stack([first, second, third], axis=1)[keep], feature[keep]
+    return np.stack([first, second, third], axis=1), feature
 
 
 def propose(
@@ -59,7 +61,8 @@ def propose(
     """Return the similarities [m, 4] that agreeing triangles propose, most agreed-on first.
 
     A row (a, b, tx, ty) takes science (x, y) to (a x - b y + tx, b x + a y + ty). ``science`` and
-    ``template`` are float64 [n, 2], brightest first; ``max_scale`` is a fraction, ``max_rotation`` radians.
+    ``template`` are float64 [n, 2], pixels; ``max_scale`` is a fraction, ``max_rotation`` radians, both above
+    0. At most 12 proposals, that differ at a corner of the field by more than 6 px and 1.2 % of its size.
     """
     index_s, feature_s = triangles(*science.T)
     index_t, feature_t = triangles(*template.T)
@@ -101,7 +104,9 @@ def _by_agreement(similarity: np.ndarray, science: np.ndarray, keep: int = 12) -
     if len(similarity) == 0:
         return similarity
     low, high = science.min(axis=0), science.max(axis=0)
-    landed = np.concatenate([apply_similarity(similarity, corner[None])[:, 0] for corner in (low, high)], axis=1)
+    landed = np.concatenate(
+        [apply_similarity(similarity, corner[None])[:, 0] for corner in (low, high)], axis=1
+    )
     size = float(np.hypot(*(high - low)))
     # triangles span a tenth of the field, so 0.3 px centroid noise becomes some pixels at its ends
     near = cKDTree(landed).query_ball_point(landed, r=max(6.0, 0.012 * size), return_length=True)

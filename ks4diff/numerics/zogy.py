@@ -14,7 +14,6 @@ from scipy import fft
 from ks4diff.numerics.noise import half_plane_mean
 from ks4diff.numerics.psf_grid import extract, good_shape, transform
 
-
 PSF_LIFT = 3e-3  # of the transform's peak: the noise of a PSF averaged from some 50 stars of S/N 100
 
 
@@ -59,9 +58,7 @@ def grid_shape(shape: tuple[int, int], stamp: int) -> tuple[int, int]:
     return good_shape(shape, 2 * stamp)
 
 
-def subtract(
-    science: Side, template: Side, *, sigma_x: float = 0.0, sigma_y: float = 0.0
-) -> Subtraction:
+def subtract(science: Side, template: Side, *, sigma_x: float = 0.0, sigma_y: float = 0.0) -> Subtraction:
     """Return the proper difference, score and score variance of a registered pair.
 
     Parameters
@@ -71,6 +68,7 @@ def subtract(
     sigma_x, sigma_y
         Rms of the relative registration error, pixels; adds astrometric noise (eqs 30-33), shared equally
         between the two images.
+
     """
     rows, columns = science.data.shape
     shape = grid_shape(science.data.shape, max(science.psf.shape[0], template.psf.shape[0]))
@@ -112,8 +110,8 @@ def subtract(
 def _lifted(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return both PSF transforms, given a small real part where both vanish.
 
-    There a measured PSF is its own noise, and the ratio of two such decides what D takes from either image: any
-    sharp edge then rings over the whole frame (the remedy of LSST DMTN-179: hold the filters to a limit). The
+    There a measured PSF is its own noise, and the ratio of two such decides what D takes from either image:
+    any sharp edge then rings over the whole frame (the remedy of LSST DMTN-179: limit the filters). The
     lifted filters join the images in the ratio of their fluxes, and leave S untouched to one part in 10^5.
     """
     vanishing = np.float32(1) / (1 + (np.abs(a) ** 2 + np.abs(b) ** 2) / np.float32(PSF_LIFT**2))
