@@ -181,7 +181,7 @@ def _mean_of_five(realdata: Path, epoch: str, folder: Path) -> Path:
 
 
 def _nearest(result: PairResult, x: float, y: float, *, within: float = np.inf) -> tuple[float, float, float]:
-    """Return (rank from 1, distance in pixels, S_corr) of the nearest candidate; rank inf if there is none."""
+    """Return (rank from 1, distance in pixels, S_corr) of the nearest candidate; rank inf if none."""
     table = result.subtracted.candidates.table
     order = rank(result.subtracted.candidates)
     if len(order) == 0:

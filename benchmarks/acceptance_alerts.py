@@ -60,7 +60,8 @@ def _resend(out: Path, servers: str) -> list[Row]:
     away = ks4diff(*command, "--kafka", f"127.0.0.1:{free_port()}")
     resent = ks4diff("alerts", "resend", str(out), "--kafka", servers)
     archived = {record["alertId"] for record in read_container(out / "alerts.avro").records}
-    received = {a.record["alertId"] for a in tail(servers, topic=TOPIC, from_beginning=True, timeout_s=10)}
+    sent = tail(servers, topic=TOPIC, from_beginning=True, timeout_s=10)
+    received = {alert.record["alertId"] for alert in sent}
     complete = (out / "report.json").exists()
     return [
         Row(

@@ -7,9 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.wcs import WCS
 
+from ks4diff.products.ids import ExposureId
 from ks4diff.products.image import MaskedImage
 from ks4diff.products.noise import NoiseModel
 from ks4diff.products.psf import Psf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amplifier:
+    """One amplifier's part of an assembled chip: columns [x0, x1), all rows.
+
+    ``overscan`` float32 [rows, n] holds its overscan pixels, counts, None where the file was trimmed;
+    ``gain`` electrons per count and ``read_noise`` electrons as the header says, None where it does not.
+    """
+
+    name: str  # of the file's extension, such as M01, or M1 ... M8 when the file names none
+    x0: int
+    x1: int
+    overscan: np.ndarray | None = None
+    gain: float | None = None
+    read_noise: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +50,11 @@ class RawChip:
     filter: str | None = None
     site: str | None = None
     object: str | None = None
+    exposure: ExposureId | None = None  # of KMTNet files
+    amplifiers: tuple[Amplifier, ...] = ()  # left to right; empty when the instrument is unknown
+    flags: np.ndarray | None = None  # int32 [y, x] PixelFlag bits that the file itself knows
+    pointing: tuple[float, float] | None = None  # telescope ICRS degrees, arcminutes wrong
+    unit: str = "adu"  # or "electron"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,10 @@ class PixelFlag(IntFlag):
     TEMPLATE_NO_DATA = 16
     TEMPLATE_SATURATED = 32
     EDGE = 64
+    DEAD_AMPLIFIER = 128
+    BAD_PIXEL = 256
+    SEAM = 512
+    CROSSTALK = 1024
 
 
 PIXEL_FLAG_DESCRIPTION = {
@@ -27,7 +31,11 @@ PIXEL_FLAG_DESCRIPTION = {
     PixelFlag.BLEED: "charge bled along the column or row from a saturated star",
     PixelFlag.TEMPLATE_NO_DATA: "template has no data here, or the science image lies outside it",
     PixelFlag.TEMPLATE_SATURATED: "template is saturated here",
-    PixelFlag.EDGE: "closer to the border than half a PSF",
+    PixelFlag.EDGE: "closer to the border than one PSF width",
+    PixelFlag.DEAD_AMPLIFIER: "of an amplifier that gives no signal",
+    PixelFlag.BAD_PIXEL: "hot, dark or otherwise bad pixel or column, from a bad-pixel map",
+    PixelFlag.SEAM: "on the border of two amplifiers where their levels do not join",
+    PixelFlag.CROSSTALK: "receives crosstalk from a saturated pixel of another amplifier",
 }
 
 
