@@ -20,6 +20,7 @@ class RegisterConfig:
     max_scale: float = 0.02  # fraction by which the two pixel scales may differ
     max_rotation_deg: float = 2.0
     depths: tuple[int, ...] = (30, 60, 120, 240)  # brightest stars tried in turn as patterns
+    max_stars: int = 5000  # brightest; with many more, a wrong neighbour is always within the radius
     match_radius_pix: float = 2.5
     accept_log_chance: float = -25.0  # ln of the odds that an accepted match is chance
     min_matched: int = 6
@@ -40,15 +41,16 @@ def register(science: CalibratedChip, template: CalibratedChip, config: Register
         When no guess matches: the images show different fields, or too few stars in common.
 
     """
-    a = np.stack([science.stars.x, science.stars.y], axis=1)
-    b = np.stack([template.stars.x, template.stars.y], axis=1)
+    n = config.max_stars
+    a = np.stack([science.stars.x[:n], science.stars.y[:n]], axis=1)
+    b = np.stack([template.stars.x[:n], template.stars.y[:n]], axis=1)
     shape = science.image.shape
     best = 0
     for method, guess in _guesses(a, b, shape, (science.raw.wcs, template.raw.wcs), config):
         pairs, log_chance = _verify(guess, a, b, template.image.shape, config)
         best = max(best, len(pairs[0]))
         if log_chance < config.accept_log_chance and len(pairs[0]) >= config.min_matched:
-            return _refine(a[pairs[0]], b[pairs[1]], shape, method, config)
+            return _grown(a, b, pairs, shape, method, config)
     raise SkipChip(
         "the two images do not show the same stars",
         n_science=float(len(a)),
@@ -124,6 +126,23 @@ def _fit_affine(a: np.ndarray, b: np.ndarray, fallback: np.ndarray) -> np.ndarra
         distance = np.hypot(*(b - design @ solution).T)
         keep = distance <= 2.5 * np.median(distance[keep]) + 0.05
     return solution.T
+
+
+def _grown(a, b, pairs, shape, method, config) -> Registration:
+    """Return the registration through all stars that it matches itself, starting from those of a first guess.
+
+    An affine guess matches only the middle of a distorted field; each polynomial through the matches reaches
+    farther out, until no more stars join.
+    """
+    registration = _refine(a[pairs[0]], b[pairs[1]], shape, method, config)
+    for _ in range(8):
+        moved = template_position(registration, a[:, 0], a[:, 1]).T
+        i, j = pattern.mutual_matches(moved, b, config.match_radius_pix)
+        if len(i) <= len(pairs[0]):
+            break
+        pairs = (i, j)
+        registration = _refine(a[i], b[j], shape, method, config)
+    return registration
 
 
 def _refine(
