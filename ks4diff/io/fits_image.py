@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
-from ks4diff.io.fits_header import card, header_facts, quiet_astropy
-from ks4diff.io.fits_open import MAX_PIXELS, failing_as_input_error, open_fits, read_to_end
+from ks4diff.io.fits_hdus import checked_shape, describe, hdu_label, hdu_name, is_image, walk_hdus
+from ks4diff.io.fits_header import header_facts, quiet_astropy
+from ks4diff.io.fits_open import failing_as_input_error, open_fits, read_to_end
 from ks4diff.io.fits_wcs import celestial_wcs
 from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import ConfigError, InputError
 
-MIN_SIDE = 32  # pixels: below this there is no room for a PSF stamp and its surroundings
-
-# Largest expansion a file of n bytes can honestly promise: deflate cannot exceed 1032:1; a tile of
-# constant pixels in the FITS tile compressions stays below 8192 pixels per byte.
-_GZIP_RATIO = 1032
-_TILE_RATIO = 8192
 _BLOCK_PIXELS = 2**24  # read this many at a time, so that float64 temporaries stay at 128 MiB
-_MAX_HDUS = 1000  # some broken headers make astropy find the same HDU again without end
-_BITPIX_BYTES = {8: 1, 16: 2, 32: 4, 64: 8, -32: 4, -64: 8}
-_IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
 
 def read_chip(
@@ -69,20 +60,56 @@ def read_chip(
     overrides = _checked_overrides(
         gain=gain, read_noise=read_noise, saturation=saturation, zeropoint=zeropoint
     )
+    with open_image(path, hdu) as image:
+        with failing_as_input_error(f"{image.where}: cannot be read"):
+            data = _read_pixels(image.item, image.shape)
+            if image.packed is not None:
+                read_to_end(image.packed)
+        _check_content(image.where, data)
+        return RawChip(
+            data=data, file=str(path), hdu=image.label, wcs=image.wcs(), **image.facts() | overrides
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenImage:
+    """A 2-D image HDU of an open file, its size checked against the file's; no pixel is read yet."""
+
+    where: str  # for messages: file and HDU
+    label: str  # number and name of the HDU
+    item: object  # astropy's HDU
+    shape: tuple[int, int]
+    packed: gzip.GzipFile | None  # the stream of a gzip file
+    hdus: fits.HDUList
+
+    def facts(self) -> dict[str, float | str | None]:
+        """Return what the header, and the primary one behind it, says: see `header_facts`."""
+        headers = [self.item.header]
+        return header_facts(headers if self.item is self.hdus[0] else [*headers, self.hdus[0].header])
+
+    def wcs(self) -> WCS | None:
+        """Return the celestial WCS, or None when there is none that can be trusted."""
+        return celestial_wcs(self.item.header, self.shape, self.hdus)
+
+
+@contextmanager
+def open_image(path: Path, hdu: int | str | None = None) -> Iterator[OpenImage]:
+    """Yield the 2-D image HDU of a file, by default the first, ready to be read in parts.
+
+    Raises
+    ------
+    InputError
+        When there is none, or it cannot be as large as its header says.
+
+    """
     with quiet_astropy(str(path)), open_fits(path) as (hdus, packed):
         chosen = _find(path, hdus, hdu)
-        image = hdus[chosen]
-        where = f"{path}, HDU {_label(chosen, image)}"
+        item = hdus[chosen]
+        label = _label(chosen, item)
+        where = f"{path}, HDU {label}"
         with failing_as_input_error(f"{where}: cannot be read"):
-            shape = _checked_shape(where, image, path.stat().st_size, packed is not None)
-            data = _read_pixels(image, shape)
-            if packed is not None:
-                read_to_end(packed)
-        _check_content(where, data)
-        headers = [image.header] if chosen == 0 else [image.header, hdus[0].header]
-        facts = header_facts(headers) | overrides
-        wcs = celestial_wcs(image.header, shape, hdus)
-        return RawChip(data=data, file=str(path), hdu=_label(chosen, image), wcs=wcs, **facts)
+            shape = _checked_shape(where, item, path.stat().st_size, packed is not None)
+        yield OpenImage(where=where, label=label, item=item, shape=shape, packed=packed, hdus=hdus)
 
 
 def _checked_overrides(**values: float | None) -> dict[str, float]:
@@ -99,10 +126,10 @@ def _find(path: Path, hdus: fits.HDUList, wanted: int | str | None) -> int:
     if wanted is not None:
         return _find_named(path, hdus, wanted)
     seen = []
-    for index, item in _walk(path, hdus):
-        if _is_image(item):
+    for index, item in walk_hdus(path, hdus):
+        if is_image(item):
             return index
-        seen.append(f"{_label(index, item)}: {_describe(item)}")
+        seen.append(f"{hdu_label(index, item)}: {describe(item)}")
     more = f"; and {len(seen) - 6} more" if len(seen) > 6 else ""
     raise InputError(f"{path}: no 2-D image HDU ({'; '.join(seen[:6])}{more})")
 
@@ -110,79 +137,14 @@ def _find(path: Path, hdus: fits.HDUList, wanted: int | str | None) -> int:
 def _find_named(path: Path, hdus: fits.HDUList, wanted: int | str) -> int:
     text = str(wanted).strip()
     labels = []
-    for index, item in _walk(path, hdus):
-        if text == str(index) or text.upper() == _name(index, item).upper():
-            if _is_image(item):
+    for index, item in walk_hdus(path, hdus):
+        if text == str(index) or text.upper() == hdu_name(index, item).upper():
+            if is_image(item):
                 return index
-            raise InputError(f"{path}, HDU {_label(index, item)}: not a 2-D image but {_describe(item)}")
-        labels.append(_label(index, item))
+            raise InputError(f"{path}, HDU {hdu_label(index, item)}: not a 2-D image but {describe(item)}")
+        labels.append(hdu_label(index, item))
     more = ", ..." if len(labels) > 8 else ""
     raise InputError(f"{path}: no HDU {text!r} (it has {', '.join(labels[:8])}{more})")
-
-
-def _walk(path: Path, hdus: fits.HDUList) -> Iterator[tuple[int, object]]:
-    """Yield (index, HDU) one at a time, so that damage behind the wanted HDU does not matter."""
-    for index in range(_MAX_HDUS):
-        with failing_as_input_error(f"{path}, HDU {index}: header cannot be read"):
-            try:
-                item = hdus[index]
-            except IndexError:
-                return
-        yield index, item
-    raise InputError(f"{path}: broken FITS file: no such image in the first {_MAX_HDUS} HDUs")
-
-
-def _name(index: int, item: object) -> str:
-    # Not ``item.name``: astropy raises there when EXTNAME cannot be parsed.
-    return str(card(item.header, "EXTNAME") or "").strip() or ("PRIMARY" if index == 0 else "")
-
-
-def _label(index: int, item: object) -> str:
-    name = _name(index, item)
-    return f"{index} ({name})" if name and name != "PRIMARY" else str(index)
-
-
-def _is_image(item: object) -> bool:
-    return isinstance(item, _IMAGE_HDUS) and len(item.shape) == 2 and all(item.shape)
-
-
-def _describe(item: object) -> str:
-    if not isinstance(item, _IMAGE_HDUS):
-        return "a table" if isinstance(item, fits.BinTableHDU | fits.TableHDU) else "not an image"
-    if not all(item.shape) or not item.shape:
-        return "no data"
-    sides = "x".join(str(n) for n in reversed(item.shape))
-    return f"a {len(item.shape)}-D array of {sides}"
-
-
-def _checked_shape(where: str, image: object, file_size: int, packed: bool) -> tuple[int, int]:
-    """Return (rows, columns) after refusing sizes that the file cannot hold; allocates nothing."""
-    bitpix = image.header.get("BITPIX")
-    if bitpix not in _BITPIX_BYTES:
-        raise InputError(f"{where}: BITPIX {bitpix!r} is not a FITS pixel type")
-    rows, columns = (int(n) for n in image.shape)
-    size = f"{columns} x {rows} pixels"
-    if min(rows, columns) < MIN_SIDE:
-        raise InputError(f"{where}: {size}; at least {MIN_SIDE} a side are needed")
-    if rows * columns > MAX_PIXELS:
-        raise InputError(f"{where}: header promises {size}, more than the {MAX_PIXELS} supported")
-    ratio = _GZIP_RATIO if packed else 1
-    if isinstance(image, fits.CompImageHDU):
-        promised = rows * columns / _TILE_RATIO
-        if math.prod(image.tile_shape) > MAX_PIXELS:
-            raise InputError(f"{where}: header promises tiles of {image.tile_shape} pixels")
-    else:
-        promised = rows * columns * _BITPIX_BYTES[bitpix]
-    if promised > file_size * ratio:
-        raise InputError(f"{where}: truncated: header promises {size}, the file has {file_size} bytes")
-    info = image.fileinfo()
-    # Padding to 2880 bytes may be missing without harm; a tile-compressed table has its own size.
-    end = info["datLoc"] + (info["datSpan"] - 2879 if isinstance(image, fits.CompImageHDU) else promised)
-    if not packed and end > file_size:
-        raise InputError(
-            f"{where}: truncated: header promises {size} up to byte {end}, the file has {file_size}"
-        )
-    return rows, columns
 
 
 def _read_pixels(image: object, shape: tuple[int, int]) -> np.ndarray:
