@@ -60,56 +60,20 @@ def read_chip(
     overrides = _checked_overrides(
         gain=gain, read_noise=read_noise, saturation=saturation, zeropoint=zeropoint
     )
-    with open_image(path, hdu) as image:
-        with failing_as_input_error(f"{image.where}: cannot be read"):
-            data = _read_pixels(image.item, image.shape)
-            if image.packed is not None:
-                read_to_end(image.packed)
-        _check_content(image.where, data)
-        return RawChip(
-            data=data, file=str(path), hdu=image.label, wcs=image.wcs(), **image.facts() | overrides
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenImage:
-    """A 2-D image HDU of an open file, its size checked against the file's; no pixel is read yet."""
-
-    where: str  # for messages: file and HDU
-    label: str  # number and name of the HDU
-    item: object  # astropy's HDU
-    shape: tuple[int, int]
-    packed: gzip.GzipFile | None  # the stream of a gzip file
-    hdus: fits.HDUList
-
-    def facts(self) -> dict[str, float | str | None]:
-        """Return what the header, and the primary one behind it, says: see `header_facts`."""
-        headers = [self.item.header]
-        return header_facts(headers if self.item is self.hdus[0] else [*headers, self.hdus[0].header])
-
-    def wcs(self) -> WCS | None:
-        """Return the celestial WCS, or None when there is none that can be trusted."""
-        return celestial_wcs(self.item.header, self.shape, self.hdus)
-
-
-@contextmanager
-def open_image(path: Path, hdu: int | str | None = None) -> Iterator[OpenImage]:
-    """Yield the 2-D image HDU of a file, by default the first, ready to be read in parts.
-
-    Raises
-    ------
-    InputError
-        When there is none, or it cannot be as large as its header says.
-
-    """
     with quiet_astropy(str(path)), open_fits(path) as (hdus, packed):
         chosen = _find(path, hdus, hdu)
-        item = hdus[chosen]
-        label = _label(chosen, item)
-        where = f"{path}, HDU {label}"
+        image = hdus[chosen]
+        where = f"{path}, HDU {hdu_label(chosen, image)}"
         with failing_as_input_error(f"{where}: cannot be read"):
-            shape = _checked_shape(where, item, path.stat().st_size, packed is not None)
-        yield OpenImage(where=where, label=label, item=item, shape=shape, packed=packed, hdus=hdus)
+            shape = checked_shape(where, image, path.stat().st_size, packed is not None)
+            data = _read_pixels(image, shape)
+            if packed is not None:
+                read_to_end(packed)
+        _check_content(where, data)
+        headers = [image.header] if chosen == 0 else [image.header, hdus[0].header]
+        facts = header_facts(headers) | overrides
+        wcs = celestial_wcs(image.header, shape, hdus)
+        return RawChip(data=data, file=str(path), hdu=hdu_label(chosen, image), wcs=wcs, **facts)
 
 
 def _checked_overrides(**values: float | None) -> dict[str, float]:
