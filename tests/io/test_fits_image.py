@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from ks4diff.io.fits_image import MAX_PIXELS, read_chip
+from ks4diff.io.fits_image import read_chip
+from ks4diff.io.fits_open import MAX_PIXELS
 from ks4diff.products.errors import InputError
 from tests.fits_files import image_cards, scene, write, write_raw
 
