@@ -112,7 +112,9 @@ def _lifted(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     There a measured PSF is its own noise, and the ratio of two such decides what D takes from either image:
     any sharp edge then rings over the whole frame (the remedy of LSST DMTN-179: limit the filters). The
-    lifted filters join the images in the ratio of their fluxes, and leave S untouched to one part in 10^5.
+    lifted filters join the images in the ratio of their fluxes. The price, measured with PSFs of 3 and 4 px:
+    S moves by 1 % of its noise and F_S by 2 parts in 10^4; a static star leaves up to 1 % of its peak in D
+    and 1 part in 10^4 in S.
     """
     vanishing = np.float32(1) / (1 + (np.abs(a) ** 2 + np.abs(b) ** 2) / np.float32(PSF_LIFT**2))
     return a + np.float32(PSF_LIFT) * vanishing, b + np.float32(PSF_LIFT) * vanishing

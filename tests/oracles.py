@@ -1,0 +1,202 @@
+"""Slow, obvious twins of the kernels and formulas: plain loops and complex float64 FFTs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def lanczos_weight(distance, support=4):
+    inside = np.abs(distance) < support
+    return np.where(inside, np.sinc(distance) * np.sinc(distance / support), 0.0)
+
+
+def lanczos_sample(image, x, y, support=4):
+    """Return the image at one position by a sum over all its pixels, weights normalised along each axis."""
+    rows, columns = image.shape
+    wx = lanczos_weight(x - np.arange(columns), support)
+    wy = lanczos_weight(y - np.arange(rows), support)
+    return (wy / wy.sum()) @ image @ (wx / wx.sum())
+
+
+def masked_lanczos_sample(image, variance, bad, x, y):
+    """Return (data, variance, flags) as `lanczos.resample` promises them at one position inside the image."""
+    rows, columns = image.shape
+    wx = lanczos_weight(x - np.arange(columns))
+    wy = lanczos_weight(y - np.arange(rows))
+    weight = np.outer(wy / wy.sum(), wx / wx.sum())
+    good = bad == 0
+    total = weight[good].sum()
+    flags = 0
+    for raised in bad[~good & (np.abs(weight) > 0.02)]:
+        flags |= int(raised)
+    if flags == 0 and np.abs(weight[~good]).sum() > 0.1:
+        flags = -2
+    data = (weight * image)[good].sum() / total
+    return data, (weight**2 * variance)[good].sum() / total**2, flags
+
+
+def bilinear_nodes(nodes, step, row, column):
+    """Return (x, y) at an output pixel, bilinear between nodes [2, rows, columns] ``step`` px apart."""
+    j, i = row // step, column // step
+    v, u = row / step - j, column / step - i
+    corners = nodes[:, j : j + 2, i : i + 2]
+    return np.einsum("kji,j,i->k", corners, [1 - v, v], [1 - u, u])
+
+
+def autocovariance(image, good, max_lag):
+    rows, columns = image.shape
+    n = 2 * max_lag + 1
+    result = np.zeros((n, n))
+    for dy in range(-max_lag, max_lag + 1):
+        for dx in range(-max_lag, max_lag + 1):
+            products = []
+            for y in range(max(0, -dy), min(rows, rows - dy)):
+                for x in range(max(0, -dx), min(columns, columns - dx)):
+                    if good[y, x] and good[y + dy, x + dx]:
+                        products.append(image[y, x] * image[y + dy, x + dx])
+            result[dy + max_lag, dx + max_lag] = np.mean(products) if products else 0.0
+    return result
+
+
+def power_spectrum(covariance, shape):
+    """Return the full plane: the sum over lags of the symmetrised covariance times a cosine."""
+    n = covariance.shape[0]
+    ky, kx = np.meshgrid(np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), indexing="ij")
+    power = np.zeros(shape)
+    for j in range(n):
+        for i in range(n):
+            phase = 2 * np.pi * (ky * (j - n // 2) + kx * (i - n // 2))
+            power += covariance[j, i] * np.cos(phase)
+    return power
+
+
+def find_peaks(score, usable, threshold, radius):
+    """Return the set of (x, y) of the pixels that no usable pixel of their sign within radius exceeds."""
+    rows, columns = score.shape
+    found = set()
+    for y in range(rows):
+        for x in range(columns):
+            if not usable[y, x] or abs(score[y, x]) <= threshold:
+                continue
+            sign = np.sign(score[y, x])
+            rivals = [
+                sign * score[j, i]
+                for j in range(max(0, y - radius), min(rows, y + radius + 1))
+                for i in range(max(0, x - radius), min(columns, x + radius + 1))
+                if (j - y) ** 2 + (i - x) ** 2 <= radius**2 and usable[j, i]
+            ]
+            if sign * score[y, x] >= max(rivals):
+                found.add((x, y))
+    return found
+
+
+def draw_stars(shape, psf, stars):
+    """Return the sum of stars [3, k]: each pixel of a star's stamp samples the PSF by Lanczos."""
+    image = np.zeros(shape)
+    n = psf.shape[0]
+    padded = np.pad(psf, 8)
+    for x, y, flux in stars.T:
+        ix, iy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+        for r in range(n):
+            for c in range(n):
+                yy, xx = iy + r - n // 2, ix + c - n // 2
+                if 0 <= yy < shape[0] and 0 <= xx < shape[1]:
+                    image[yy, xx] += flux * lanczos_sample(padded, 8 + c - (x - ix), 8 + r - (y - iy))
+    return image
+
+
+def fit_fluxes(image, good, variance, psf, positions):
+    """Return the fluxes of stars at fixed positions [2, k], all at once by dense weighted least squares."""
+    shapes = [draw_stars(image.shape, psf, np.array([[x], [y], [1.0]]))[good] for x, y in positions.T]
+    root = 1 / np.sqrt(variance[good])
+    design = np.stack(shapes, axis=1) * root[:, None]
+    solution, *_ = np.linalg.lstsq(design, image[good] * root, rcond=None)
+    return solution
+
+
+def laplace_residual(image, bad):
+    """Return, at each bad pixel, the mean of its neighbours inside the image less its own value."""
+    rows, columns = image.shape
+    left = []
+    for y, x in zip(*np.nonzero(bad), strict=True):
+        around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        near = [float(image[j, i]) for j, i in around if 0 <= j < rows and 0 <= i < columns]
+        left.append(np.mean(near) - float(image[y, x]))
+    return np.array(left)
+
+
+def convolve(image, stamp):
+    """Return the image convolved with an odd stamp, zeros beyond the border, by shifting and adding."""
+    half = stamp.shape[0] // 2
+    padded = np.pad(image, half)
+    out = np.zeros(image.shape)
+    for j in range(stamp.shape[0]):
+        for i in range(stamp.shape[1]):
+            y, x = 2 * half - j, 2 * half - i
+            out += stamp[j, i] * padded[y : y + image.shape[0], x : x + image.shape[1]]
+    return out
+
+
+def centred(stamp, shape):
+    """Return a stamp on a grid with its middle pixel at [0, 0]."""
+    grid = np.zeros(shape)
+    half = stamp.shape[0] // 2
+    for j in range(stamp.shape[0]):
+        for i in range(stamp.shape[1]):
+            grid[(j - half) % shape[0], (i - half) % shape[1]] = stamp[j, i]
+    return grid
+
+
+def full_plane(half, shape):
+    """Return the whole frequency plane of a real, symmetric spectrum given by its real-FFT half."""
+    plane = np.empty(shape)
+    for ky in range(shape[0]):
+        for kx in range(shape[1]):
+            inside = kx < half.shape[1]
+            plane[ky, kx] = half[ky, kx] if inside else half[-ky % shape[0], shape[1] - kx]
+    return plane
+
+
+def zogy(science, template, shape, *, sigma=(0.0, 0.0), lift=0.0):
+    """Return D, P_D, F_D, S, F_S and V by the equations of Zackay, Ofek & Gal-Yam 2016, on the whole grid.
+
+    ``science`` and ``template`` as for `ks4diff.numerics.zogy.subtract`, ``shape`` the FFT grid. Equations
+    12-17, 25-33 and 42 in complex float64, s² a spectrum where the noise is coloured; ``lift`` as in
+    `zogy._lifted`.
+    """
+    a, b = (np.fft.fft2(centred(side.psf.astype(float), shape)) for side in (science, template))
+    vanishing = lift / (1 + (np.abs(a) ** 2 + np.abs(b) ** 2) / lift**2) if lift else 0.0
+    a, b = a + vanishing, b + vanishing
+    n, r = (np.fft.fft2(side.data.astype(float), shape) for side in (science, template))
+    f_n, f_r = science.flux, template.flux
+    colour = [
+        np.ones(shape) if side.correlation is None else full_plane(side.correlation, shape)
+        for side in (science, template)
+    ]
+    s2_n, s2_r = science.sigma2 * colour[0], template.sigma2 * colour[1]
+    den = s2_n * f_r**2 * np.abs(b) ** 2 + s2_r * f_n**2 * np.abs(a) ** 2
+    d = (f_r * b * n - f_n * a * r) / np.sqrt(den)  # 13
+    f_d = f_r * f_n / np.sqrt(s2_n[0, 0] * f_r**2 + s2_r[0, 0] * f_n**2)  # 15
+    p_d = f_r * f_n * a * b / (f_d * np.sqrt(den))  # 14
+    score = np.fft.ifft2(f_d * d * np.conj(p_d)).real  # 17
+    f_s = float((f_d**2 * np.abs(p_d) ** 2).mean())  # 42
+    k_n = f_n * f_r**2 * np.conj(a) * np.abs(b) ** 2 / den  # 29
+    k_r = f_r * f_n**2 * np.conj(b) * np.abs(a) ** 2 / den  # 28
+    variance = np.zeros(shape)
+    for side, kernel, tint in zip((science, template), (k_n, k_r), colour, strict=True):
+        squared = np.fft.ifft2(kernel * np.sqrt(tint)).real ** 2
+        variance += np.fft.ifft2(np.fft.fft2(squared) * np.fft.fft2(side.variance.astype(float), shape)).real
+    rows, columns = science.data.shape
+    variance = variance[:rows, :columns]
+    for kernel, image in ((k_n, n), (k_r, r)):  # 30-33, half of the registration error in each image
+        part = np.fft.ifft2(kernel * image).real[:rows, :columns]
+        gradient_y, gradient_x = np.gradient(part)
+        variance = variance + 0.5 * (sigma[0] ** 2 * gradient_x**2 + sigma[1] ** 2 * gradient_y**2)
+    return {
+        "difference": np.fft.ifft2(d).real,
+        "psf": np.fft.ifft2(p_d).real,
+        "flux": f_d,
+        "score": score,
+        "score_flux": f_s,
+        "variance": variance,
+    }
