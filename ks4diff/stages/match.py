@@ -62,7 +62,9 @@ def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) 
     )
     on_scale = (chip.image.data - background, scale * template.image.data)
     models = (chip.noise, replace(template.noise, sigma=scale * template.noise.sigma))
-    science_noise, template_noise = unshared_noise(on_scale, models, usable & chip.sky, config.noise)
+    science_noise, template_noise = unshared_noise(
+        on_scale, models, (chip.psf, template.psf), usable & chip.sky, config.noise
+    )
     return Match(
         flux_scale=scale,
         flux_scale_error=error,

@@ -15,6 +15,7 @@ from ks4diff.products.noise import NoiseModel
 from ks4diff.products.psf import Psf
 
 GRID = (64, 64)  # of the spectrum that is fitted; a covariance of a dozen lags needs no finer
+LEAST_NOISE = 0.93  # of the fitted noise power: its own error is some 5 %
 LOWEST_FREQUENCY = 0.08  # cycles per pixel: below, the background's own errors rule
 
 
@@ -50,21 +51,23 @@ def measure_noise(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseMode
     starlight = extract(np.fft.irfft2(fit[3] * psf_power, GRID), 2 * config.kernel_lag_pix + 1)
     core = slice(middle - config.kernel_lag_pix, middle + config.kernel_lag_pix + 1)
     kept = (covariance[core, core] - starlight) * taper(len(starlight), 2.0, config.kernel_lag_pix + 1.0)
-    variance = float(kept[config.kernel_lag_pix, config.kernel_lag_pix])
-    return NoiseModel(sigma=float(np.sqrt(variance)), correlation=kept / variance, method="sky")
+    # starlight far above the noise never has the PSF's very shape: the fitted noise stays in any case
+    return _of_power(np.maximum(power_spectrum(kept, GRID), LEAST_NOISE * _noise_power(fit)), len(kept))
 
 
 def unshared_noise(
     images: tuple[np.ndarray, np.ndarray],
     models: tuple[NoiseModel, NoiseModel],
+    psfs: tuple[Psf, Psf],
     sky: np.ndarray,
     config: NoiseConfig,
 ) -> tuple[NoiseModel, NoiseModel]:
     """Return both noise models without what the two aligned images have in common.
 
     Faint galaxies, flat-field and dark structure show in both and cancel in the difference: they are no noise
-    of it, though each image alone cannot tell. Their covariance is the cross-covariance of the images. In a
-    crowded field, where the models hold no starlight to begin with, nothing is taken away.
+    of it, though each image alone cannot tell. Their power is the cross-spectrum of the images. The starlight
+    in it is no longer in the models, so nothing is taken that would leave less than what is noise by its
+    shape; in a crowded field, where such noise is all that the models hold, nothing at all.
 
     ``images`` are background-subtracted on one flux scale, ``sky`` marks the pixels free of sources in both.
     """
@@ -76,22 +79,28 @@ def unshared_noise(
     shared = shared - float(shared[_lag(far) > 0.75 * far].mean())
     core = slice(far - config.kernel_lag_pix, far + config.kernel_lag_pix + 1)
     shared = shared[core, core] * taper(2 * config.kernel_lag_pix + 1, 2.0, config.kernel_lag_pix + 1.0)
-    return _less(models[0], shared), _less(models[1], shared)
+    power = np.maximum(power_spectrum(shared, GRID), 0.0)
+    return _less(models[0], psfs[0], power), _less(models[1], psfs[1], power)
 
 
-def _less(model: NoiseModel, shared: np.ndarray) -> NoiseModel:
-    """Return a noise model with ``shared`` [n, n] taken from its covariance, at most half its variance."""
-    covariance = model.sigma**2 * model.correlation
-    pad = (covariance.shape[0] - shared.shape[0]) // 2
-    if pad < 0:
-        covariance = np.pad(covariance, -pad)
-        pad = 0
-    shared = np.pad(shared, pad) if pad else shared
-    middle = covariance.shape[0] // 2
-    shared = shared * min(1.0, 0.5 * covariance[middle, middle] / max(shared.max(), 1e-30))
-    left = covariance - shared
-    variance = float(left[middle, middle])
-    return NoiseModel(sigma=float(np.sqrt(variance)), correlation=left / variance, method=model.method)
+def _less(model: NoiseModel, psf: Psf, shared: np.ndarray) -> NoiseModel:
+    """Return a noise model with the power ``shared`` on `GRID` taken from it, its fitted noise left alone."""
+    power = power_spectrum(model.sigma**2 * model.correlation, GRID)
+    psf_power = np.abs(transform(_cropped(psf.stamp, min(GRID)), GRID)) ** 2
+    least = LEAST_NOISE * _noise_power(_fit_power(power, _frequency() > LOWEST_FREQUENCY, psf_power))
+    return _of_power(np.maximum(power - shared, np.minimum(power, least)), len(model.correlation))
+
+
+def _of_power(power: np.ndarray, n: int) -> NoiseModel:
+    """Return the "sky" noise model of a power spectrum on `GRID`, with a correlation [n, n]."""
+    covariance = extract(np.fft.irfft2(power, GRID), n)
+    variance = float(covariance[n // 2, n // 2])
+    return NoiseModel(sigma=float(np.sqrt(variance)), correlation=covariance / variance, method="sky")
+
+
+def _noise_power(fit: tuple[float, float, float, float]) -> np.ndarray:
+    """Return the noise part of a power fitted by `_fit_power`."""
+    return fit[0] * power_spectrum(bilinear_covariance(fit[1], fit[2]), GRID)
 
 
 def _beyond_cutoff(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseModel:
