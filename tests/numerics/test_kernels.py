@@ -83,3 +83,14 @@ def test_inputs_stay_and_threads_agree(run):
     for arrays, copied in zip(inputs, copies, strict=True):
         for one, other in zip(arrays, copied, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_three_unknowns_are_solved():
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        design = rng.normal(size=(6, 3))
+        a, b = design.T @ design, rng.normal(size=3)
+        np.testing.assert_allclose(
+            stars_fit._solved(a[np.triu_indices(3)], b), np.linalg.solve(a, b), rtol=1e-9
+        )
+    assert np.isnan(stars_fit._solved(np.ones(6), np.ones(3))).all()

@@ -19,7 +19,7 @@ LIMITS = {"max_scale": 0.02, "max_rotation": np.radians(2.0)}
 
 
 def sky_pair(rng):
-    """Return (science [n, 2], template [m, 2], true map [4]) of one sky; 15 % of stars lost in each, others made up.
+    """Return (science [n, 2], template [m, 2], true map [4]) of one sky, 15 % of stars lost in each.
 
     Brightest first, with brightnesses that scatter by 0.3 mag and positions by 0.1 px.
     """
