@@ -96,6 +96,7 @@ def _verify(guess, a, b, template_shape, config):
     n = 300  # enough to decide, few enough to try a hundred guesses a second
     rows, columns = template_shape
     radius = max(3.0 * config.match_radius_pix, 0.004 * max(template_shape))
+    expected = np.sqrt(abs(np.linalg.det(guess[:, :2])))  # two WCS may differ in scale as they like
     for step in range(4):
         moved = _affine(guess, a[:n])
         i, j = pattern.mutual_matches(moved, b[:n], radius)
@@ -106,7 +107,7 @@ def _verify(guess, a, b, template_shape, config):
             radius = max(radius / 2, config.match_radius_pix)
     inside = (moved > -radius).all(axis=1) & (moved[:, 0] < columns + radius) & (moved[:, 1] < rows + radius)
     scale = np.sqrt(abs(np.linalg.det(guess[:, :2])))
-    if abs(scale - 1) > 1.5 * config.max_scale:
+    if abs(scale / expected - 1) > 1.5 * config.max_scale:
         return (i, j), 0.0
     log_chance = pattern.log_chance(len(i), int(inside.sum()), min(len(b), n), float(rows * columns), radius)
     # all stars now, with the guess that the bright ones refined
