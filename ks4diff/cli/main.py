@@ -24,15 +24,20 @@ app.command("subtract")(subtract.subtract)
 app.add_typer(alerts.app, name="alerts")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ks4diff {__version__}")
+        raise typer.Exit(0)
+
+
 @app.callback()
 def options(
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Tell more; -vv for all.")] = 0,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Find what suddenly appears: difference imaging from two FITS images to alert packets."""
-    if version:
-        print(f"ks4diff {__version__}")
-        raise typer.Exit(0)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True

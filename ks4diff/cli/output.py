@@ -51,5 +51,10 @@ def json_record(value: Any) -> Any:
     return str(value)  # dates, UUIDs and decimals of other surveys' schemas
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun: 1 alert, 2 alerts."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def _text(value: Any) -> str:
     return "-" if value is None else str(value)

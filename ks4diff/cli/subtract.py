@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ks4diff.cli.output import alert_line, json_record
+from ks4diff.cli.output import alert_line, counted, json_record
 
 DEFAULT_TOPIC = "ks4.alerts.v1"  # that of io/sinks.py, repeated so that --help loads no database driver
 
@@ -70,13 +70,13 @@ def tell(outcome: Any, *, as_json: bool) -> None:
     for record in outcome.records:
         print(alert_line(record))
     print(
-        f"{chip.n_alerts} alerts of {chip.n_candidates} candidates; quality {chip.quality}"
+        f"{counted(chip.n_alerts, 'alert')} of {counted(chip.n_candidates, 'candidate')}; quality {chip.quality}"
         + (f" ({'; '.join(chip.quality_reasons)})" if chip.quality_reasons else "")
     )
     for path in outcome.files:
         print(path)
     if outcome.undelivered:
-        print(f"{outcome.undelivered} alerts wait in the outbox; ks4diff alerts resend sends them")
+        print(f"undelivered, in the outbox: {outcome.undelivered}; ks4diff alerts resend tries again")
 
 
 def _hdu(text: str | None) -> int | str | None:

@@ -158,6 +158,6 @@ def _draw(result: PairResult, out: Path) -> list[Path]:
         x=candidates.table["x"],
         y=candidates.table["y"],
         accepted=np.isin(np.arange(len(candidates)), list(alerts)),
-        caption=f"{result.exposure}: {len(alerts)} alerts of {len(candidates)} candidates",
+        caption=f"{result.exposure}: candidates {len(candidates)}, alerts {len(alerts)}",
     )
     return [overview, *drawn]
