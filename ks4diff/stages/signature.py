@@ -1,0 +1,235 @@
+"""Take the camera out of a raw chip: bias, ghosts, flat, amplifier levels, fringes; mask what it spoils."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy import ndimage
+
+from ks4diff.products.chip import Amplifier, RawChip
+from ks4diff.products.errors import InputError
+from ks4diff.products.image import PixelFlag
+from ks4diff.products.masters import Masters
+from ks4diff.stages.amplifiers import AmplifierConfig, Match, apply_match, dead_amplifiers, match_amplifiers
+from ks4diff.stages.bleeds import BleedConfig, bleed_trails
+from ks4diff.stages.crosstalk import CrosstalkConfig, ghosts, saturated_victims
+from ks4diff.stages.fringe import FringeConfig, fringe_scale
+from ks4diff.stages.overscan import OverscanConfig, overscan_levels
+
+log = logging.getLogger(__name__)
+
+_ROWS = 512  # processed at a time, so that temporaries stay below 20 MB for a chip of 9216 columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignatureConfig:
+    """How the camera's signature is removed."""
+
+    overscan: OverscanConfig = field(default_factory=OverscanConfig)
+    crosstalk: CrosstalkConfig = field(default_factory=CrosstalkConfig)
+    amplifiers: AmplifierConfig = field(default_factory=AmplifierConfig)
+    bleeds: BleedConfig = field(default_factory=BleedConfig)
+    fringe: FringeConfig = field(default_factory=FringeConfig)
+    least_response: float = 0.2  # of the flat; below, a pixel is bad
+    zero_block_pix: int = 9  # exact zeros joined in at least this many pixels are no data
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their ranges."""
+        if not 0 < self.least_response < 1:
+            raise ValueError(f"least_response must be in (0, 1), got {self.least_response}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """A chip without its signature, and what was found on the way."""
+
+    chip: RawChip
+    match: Match | None  # None where there is one amplifier or none is known
+    dead: tuple[str, ...]  # names of amplifiers without signal
+    fringe_scale: float | None  # counts per unit of the master
+
+
+def remove_signature(raw: RawChip, masters: Masters | None, config: SignatureConfig) -> RawChip:
+    """Return the chip with the camera's signature removed and its spoilt pixels flagged.
+
+    ``data`` keeps the sky; ``flags`` holds what the file knew and SATURATED, BLEED, DEAD_AMPLIFIER,
+    BAD_PIXEL, SEAM, CROSSTALK, NO_DATA, NON_FINITE; ``saturation`` is the least corrected count that may be
+    full; the amplifiers have no overscan left and gains that belong to the corrected counts. ``raw`` is not
+    modified.
+
+    Raises
+    ------
+    InputError
+        When a master has another shape than the chip.
+
+    """
+    return find_signature(raw, masters, config).chip
+
+
+def find_signature(raw: RawChip, masters: Masters | None, config: SignatureConfig) -> Signature:
+    """Return what `remove_signature` does, with the figures behind it."""
+    masters = masters or Masters()
+    _check(raw, masters)
+    flags = np.zeros(raw.data.shape, np.int32) if raw.flags is None else raw.flags.astype(np.int32)
+    full = raw.saturation if raw.saturation is not None else _default_saturation(raw, config)
+    saturated = _flag_as_read(raw.data, flags, full, config)
+    levels = overscan_levels(raw.amplifiers, config.overscan)
+    data = _linear(raw, levels, masters, config)
+    if masters.bad is not None:
+        flags[masters.bad] |= PixelFlag.BAD_PIXEL
+    if masters.flat is not None:
+        _flag_unresponsive(flags, masters.flat, config)
+    dead, match = _match(raw, data, flags, levels, masters, config)
+    scale = _remove_fringe(data, flags, masters, config)
+    _flag_spill(raw, data, flags, saturated, masters, config)
+    gains = np.ones(len(raw.amplifiers)) if match is None else match.gain
+    responses = gains * _responses(raw.amplifiers, masters.flat)
+    chip = replace(
+        raw,
+        data=data,
+        flags=flags,
+        saturation=_corrected_saturation(full, levels, responses, match),
+        amplifiers=tuple(
+            replace(a, overscan=None, gain=None if a.gain is None else a.gain * float(r))
+            for a, r in zip(raw.amplifiers, responses, strict=True)
+        ),
+    )
+    names = tuple(a.name for a, is_dead in zip(raw.amplifiers, dead, strict=True) if is_dead)
+    _tell(raw, names, match, scale)
+    return Signature(chip=chip, match=match, dead=names, fringe_scale=scale)
+
+
+def _check(raw: RawChip, masters: Masters) -> None:
+    for name in ("bias", "flat", "fringe", "bad"):
+        master = getattr(masters, name)
+        if master is not None and master.shape != raw.data.shape:
+            sizes = (f"{s[1]} x {s[0]}" for s in (master.shape, raw.data.shape))
+            raise InputError("{}: the {} master has {} pixels, the chip {}".format(raw.file, name, *sizes))
+    n = len(raw.amplifiers)
+    if masters.crosstalk is not None and n and masters.crosstalk.shape != (n, n):
+        raise InputError(
+            f"{raw.file}: crosstalk table is for {len(masters.crosstalk)} amplifiers, the chip has {n}"
+        )
+
+
+def _default_saturation(raw: RawChip, config: SignatureConfig) -> float:
+    adu = config.bleeds.saturation_adu
+    return adu * (raw.gain or 1.7) if raw.unit == "electron" else adu  # 1.7: kmtnet.md section 6
+
+
+def _flag_as_read(data: np.ndarray, flags: np.ndarray, full: float, config: SignatureConfig) -> np.ndarray:
+    """Flag, in place, what the file's own counts show: full and missing pixels. Return bool: full."""
+    saturated = data >= full  # false for NaN
+    near = ndimage.binary_dilation(saturated, iterations=2)  # neighbours of a full pixel hold spilt charge
+    flags[near] |= PixelFlag.SATURATED
+    flags[~np.isfinite(data)] |= PixelFlag.NON_FINITE
+    zero = data == 0
+    if np.count_nonzero(zero) >= config.zero_block_pix:
+        label, _ = ndimage.label(zero)
+        block = np.bincount(label.ravel()) >= config.zero_block_pix
+        block[0] = False
+        flags[block[label]] |= PixelFlag.NO_DATA
+    return saturated
+
+
+def _linear(raw: RawChip, levels: list, masters: Masters, config: SignatureConfig) -> np.ndarray:
+    """Return float32 [y, x]: counts without bias and ghosts, divided by the flat."""
+    data = np.array(raw.data, dtype=np.float32, order="C")
+    for start in range(0, len(data), _ROWS):
+        rows = slice(start, start + _ROWS)
+        block = data[rows]
+        for amplifier, level in zip(raw.amplifiers, levels, strict=True):
+            if level is not None:
+                block[:, amplifier.x0 : amplifier.x1] -= level[rows, None].astype(np.float32)
+        if masters.bias is not None:
+            block -= masters.bias[rows]
+        if masters.crosstalk is not None and raw.amplifiers:
+            signal = block.copy()
+            for victim, amplifier in enumerate(raw.amplifiers):
+                ghost = ghosts(signal, raw.amplifiers, victim, masters.crosstalk, config.crosstalk)
+                block[:, amplifier.x0 : amplifier.x1] -= ghost
+        if masters.flat is not None:
+            flat = masters.flat[rows]
+            block /= np.where(flat >= config.least_response, flat, 1)
+    return data
+
+
+def _flag_unresponsive(flags: np.ndarray, flat: np.ndarray, config: SignatureConfig) -> None:
+    for start in range(0, len(flags), _ROWS):
+        rows = slice(start, start + _ROWS)
+        flags[rows][~(flat[rows] >= config.least_response)] |= PixelFlag.BAD_PIXEL
+
+
+def _match(raw, data, flags, levels, masters, config) -> tuple[np.ndarray, Match | None]:
+    """Flag dead amplifiers, bring the others together, in place; return (dead bool [n], the match)."""
+    amplifiers, settings = raw.amplifiers, config.amplifiers
+    if len(amplifiers) < 2:
+        return np.zeros(len(amplifiers), dtype=bool), None
+    with_overscan = all(level is not None for level in levels)
+    dead = dead_amplifiers(data, amplifiers, overscan=with_overscan, config=settings)
+    for amplifier, is_dead in zip(amplifiers, dead, strict=True):
+        if is_dead:
+            flags[:, amplifier.x0 : amplifier.x1] |= PixelFlag.DEAD_AMPLIFIER
+    if not settings.match_amplifiers or (~dead).sum() < 2:
+        return dead, None
+    prior = settings.gain_prior if masters.flat is None else settings.gain_prior_flat
+    match = match_amplifiers(data, flags, amplifiers, dead=dead, gain_prior=prior, config=settings)
+    apply_match(data, match, amplifiers)
+    return dead, match
+
+
+def _remove_fringe(data, flags, masters, config) -> float | None:
+    """Subtract the fringe master at the strength found, in place; return it, None without a master."""
+    if masters.fringe is None:
+        return None
+    scale, error = fringe_scale(data, flags, masters.fringe, config.fringe)
+    if not scale > config.fringe.fringe_least_sigma * error:
+        return 0.0
+    for start in range(0, len(data), _ROWS):
+        rows = slice(start, start + _ROWS)
+        data[rows] -= np.float32(scale) * np.nan_to_num(masters.fringe[rows])
+    return scale
+
+
+def _flag_spill(raw, data, flags, saturated, masters, config) -> None:
+    """Flag, in place, where the charge of full pixels went: trails and ghosts."""
+    if not saturated.any():
+        return
+    flags[bleed_trails(data, saturated, raw.chip, config.bleeds)] |= PixelFlag.BLEED
+    if config.crosstalk.crosstalk_mask and raw.amplifiers:
+        victims = saturated_victims(saturated, raw.amplifiers, masters.crosstalk, config.crosstalk)
+        flags[victims] |= PixelFlag.CROSSTALK
+
+
+def _responses(amplifiers: tuple[Amplifier, ...], flat: np.ndarray | None) -> np.ndarray:
+    """Return float64 [n]: the flat's median in each amplifier, 1 without a flat or where it is dead."""
+    if flat is None:
+        return np.ones(len(amplifiers))
+    medians = np.array([np.nanmedian(flat[::16, a.x0 : a.x1 : 16]) for a in amplifiers])
+    return np.where(medians > 0.1, medians, 1.0)
+
+
+def _corrected_saturation(full: float, levels: list, responses: np.ndarray, match: Match | None) -> float:
+    """Return the least count, after all corrections, of a pixel that was full; 1 less for rounding."""
+    least = full
+    for k, level in enumerate(levels):
+        top = full - (0.0 if level is None else float(level.max()))
+        shift = 0.0 if match is None else float(np.abs(match.offset[k]).sum() / match.gain[k])
+        least = min(least, top / float(responses[k]) - shift - 1.0)
+    return least
+
+
+def _tell(raw: RawChip, dead: tuple[str, ...], match: Match | None, scale: float | None) -> None:
+    if dead:
+        log.info("%s chip %s: no signal in %s", raw.file, raw.chip, ", ".join(dead))
+    if match is not None and match.seams:
+        worst = max(match.seams, key=lambda s: abs(s.after) / max(s.sigma, 1e-9))
+        log.info(
+            "%s chip %s: gains %.3f to %.3f; largest step left %.3g sigma at x = %d",
+            *(raw.file, raw.chip, match.gain.min(), match.gain.max()),
+            *(worst.after / max(worst.sigma, 1e-9), worst.x),
+        )
+    if scale is not None:
+        log.info("%s chip %s: fringe scale %.4g", raw.file, raw.chip, scale)
