@@ -136,9 +136,8 @@ def light_curve(realdata: Path) -> tuple[list[LightPoint], list[str]]:
 def moa_series(realdata: Path) -> list[Row]:
     """Subtract 0028 from every other frame and print the event's light curve."""
     points, skipped = light_curve(realdata)
-    print(
-        "\nMOA-2013-BLG-475 minus frame 0028, counts of 0028\nframe        MJD        flux     error  std(S_corr)"
-    )
+    print("\nMOA-2013-BLG-475 minus frame 0028, counts of 0028")
+    print("frame        MJD        flux     error  std(S_corr)")
     for p in points:
         print(f"{p.frame}  {p.mjd:12.4f}  {p.flux:10.0f}  {p.flux_err:8.0f}  {p.scorr_std:8.2f} {p.quality}")
     for line in skipped:

@@ -55,7 +55,7 @@ def _read_back(out: Path, servers: str) -> list[Row]:
 def _resend(out: Path, servers: str) -> list[Row]:
     sample = ROOT / "templates" / "sample"
     pair = [str(sample / "AKB13475I0096.fits"), str(sample / "AKB13475I0028.fits")]
-    # with another score limit there are more alerts than the topic has seen in this run, so ids tell them apart
+    # a lower score limit gives more alerts, a topic of its own none but these
     command = ["subtract", *pair, "--out", str(out), "--min-rb", "0.2", "--topic", TOPIC]
     away = ks4diff(*command, "--kafka", f"127.0.0.1:{free_port()}")
     resent = ks4diff("alerts", "resend", str(out), "--kafka", servers)

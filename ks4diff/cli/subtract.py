@@ -69,10 +69,9 @@ def tell(outcome: Any, *, as_json: bool) -> None:
     chip = outcome.report.chips[0]
     for record in outcome.records:
         print(alert_line(record))
-    print(
-        f"{counted(chip.n_alerts, 'alert')} of {counted(chip.n_candidates, 'candidate')}; quality {chip.quality}"
-        + (f" ({'; '.join(chip.quality_reasons)})" if chip.quality_reasons else "")
-    )
+    reasons = f" ({'; '.join(chip.quality_reasons)})" if chip.quality_reasons else ""
+    found = f"{counted(chip.n_alerts, 'alert')} of {counted(chip.n_candidates, 'candidate')}"
+    print(f"{found}; quality {chip.quality}{reasons}")
     for path in outcome.files:
         print(path)
     if outcome.undelivered:

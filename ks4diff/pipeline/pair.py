@@ -102,7 +102,7 @@ def subtract_pair(
         match=matched,
         difference=difference,
         candidates=candidates,
-        quality=judge(chip, template, registration, difference, config.quality),
+        quality=judge(chip, template, registration, difference, candidates, config.quality),
     )
 
 
