@@ -16,7 +16,7 @@ class TestWidths:
     @settings(deadline=None, derandomize=True, max_examples=25)
     @given(widths, fractions, fractions)
     def test_half_max_width(self, fwhm, dx, dy):
-        """To 3 % at any sub-pixel place, for a Gaussian and (in the middle) a Moffat alike."""
+        """To 4 % at any sub-pixel place."""
         assert moments.half_max_width(gaussian(35, fwhm, dx=dx, dy=dy)) == pytest.approx(fwhm, rel=0.04)
 
     def test_half_max_width_of_a_moffat(self):

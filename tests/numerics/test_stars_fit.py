@@ -94,7 +94,7 @@ class TestFit:
             assert fitted[2, k] == pytest.approx(expected[0], rel=1e-4)
 
     def test_pulls_are_unit(self):
-        """Fluxes and positions of 300 isolated stars of S/N 60 scatter as least squares predicts."""
+        """Fluxes and positions of 300 isolated stars of S/N 56 scatter as least squares predicts."""
         rng = np.random.default_rng(7)
         shape, noise = (620, 420), 10.0
         y, x = (a.ravel().astype(float) for a in np.mgrid[20:610:30, 20:410:26])

@@ -74,7 +74,7 @@ def with_data(one, data):
 @pytest.mark.parametrize("psfs", PSFS.values(), ids=PSFS)
 @pytest.mark.parametrize("colour", ["white", "bilinear", "lanczos"])
 class TestPureNoise:
-    """Averages of 8 pairs: D to 0.2 % of its variance, S (50 times fewer independent pixels) to 1 %."""
+    """Averages of 8 pairs: the variance of D to 0.2 %, the std of S (correlated over a PSF) to about 0.5 %."""
 
     SHAPE = (301, 400)
 
@@ -215,7 +215,7 @@ class TestSources:
 
     @pytest.mark.parametrize("colour", ["white", "lanczos"])
     def test_fluxes_are_unbiased_with_unit_pulls(self, colour):
-        """In 10 pairs, 70 sources each of S/N 20 with their own Poisson noise."""
+        """In 10 pairs, 70 sources each of S/N 13.7 with their own Poisson noise."""
         shape, flux = (300, 420), 420.0
         rng = np.random.default_rng(5)
         positions = [(x, y, flux) for y in range(30, 275, 36) for x in range(30, 395, 40)]
@@ -238,7 +238,7 @@ class TestSources:
         assert np.std(pulls) == pytest.approx(1.0, abs=4 / np.sqrt(2 * n))
 
     def test_variance_of_the_score_at_a_bright_star(self):
-        """Over 500 pairs, at each pixel around a star 30 times the noise: the scatter of S is sqrt(V)."""
+        """Over 500 pairs, at each pixel around a bright star: the scatter of S is sqrt(V)."""
         shape = (64, 81)
         rng = np.random.default_rng(6)
         star = [(40, 31, 8000.0)]
@@ -263,7 +263,7 @@ class TestSources:
         assert np.abs(scores.mean(axis=0) / np.sqrt(result.variance / 500)).max() < 5
 
     def test_astrometric_noise_covers_a_known_shift(self):
-        """A static star moved by (0.25, 0.15) px: above 10 sigma without the term, below 2 with it."""
+        """A static star moved by (0.25, 0.15) px: 450 sigma without the term, 3.6 with it."""
         shape = (120, 131)
         psf = gaussian(25, 3.5)
         shifted = gaussian(25, 3.5, dx=0.25, dy=0.15)
@@ -276,7 +276,7 @@ class TestSources:
             result = zogy.subtract(science, template, **sigma)
             return np.abs(result.score / np.sqrt(result.variance))[40:90, 30:75].max()
 
-        assert worst() > 10
+        assert worst() > 400
         assert worst(sigma_x=0.25, sigma_y=0.15) < 5
         assert worst(sigma_x=0.25) > worst(sigma_x=0.25, sigma_y=0.15)
 
