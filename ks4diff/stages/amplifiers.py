@@ -46,7 +46,7 @@ class Seam:
 
     left: str
     right: str
-    x: int  # first column of the right amplifier
+    x: int  # first column of the right amplifier, or row of the upper band
     before: float
     after: float
     error: float  # of ``after``
@@ -71,7 +71,8 @@ def dead_amplifiers(
     """
     level, noise, bright, count = np.zeros((4, len(amplifiers)))
     for k, amplifier in enumerate(amplifiers):
-        part = data[:: max(1, len(data) // 1024), amplifier.x0 : amplifier.x1]
+        part = data[amplifier.y0 : amplifier.y1, amplifier.x0 : amplifier.x1]
+        part = part[:: max(1, len(part) // 1024)]
         level[k] = np.nanmedian(part)
         noise[k] = 1.4826 * np.nanmedian(np.abs(np.diff(part, axis=1))) / np.sqrt(2)
         above = part - np.nanmedian(part, axis=1)[:, None] > 8 * max(noise[k], 1e-6)
@@ -87,6 +88,50 @@ def dead_amplifiers(
     return dead
 
 
+def bands(amplifiers: Sequence[Amplifier], rows: int) -> list[tuple[slice, list[int]]]:
+    """Return (rows, amplifiers of these rows) from the bottom; one band but for the new electronics' two."""
+    spans = sorted({(a.y0, rows if a.y1 is None else a.y1) for a in amplifiers})
+    return [
+        (slice(*span), [k for k, a in enumerate(amplifiers) if (a.y0, a.y1 or rows) == span])
+        for span in spans
+    ]
+
+
+def join_amplifiers(
+    data: np.ndarray,
+    flags: np.ndarray,
+    amplifiers: Sequence[Amplifier],
+    *,
+    dead: np.ndarray,
+    gain_prior: float,
+    config: AmplifierConfig,
+) -> Match:
+    """Bring all of a chip to one gain and one sky, in place, and return what was done.
+
+    Amplifiers are matched along each band of rows; where there are several bands, these follow as wholes
+    (the offsets returned then leave out their tilt along the rows). SEAM is raised in ``flags``.
+    """
+    gain, offset, seams = np.ones(len(amplifiers)), np.zeros((len(amplifiers), 2)), []
+    parts = bands(amplifiers, len(data))
+    options = {"gain_prior": gain_prior, "config": config}
+    for rows, members in parts:
+        some = [amplifiers[k] for k in members]
+        match = match_amplifiers(data[rows], flags[rows], some, dead=dead[members], **options)
+        apply_match(data[rows], match, some)
+        gain[members], offset[members] = match.gain, match.offset
+        seams += match.seams
+    if len(parts) > 1:
+        wholes = [Amplifier(name=f"rows {r.start}-{r.stop - 1}", x0=r.start, x1=r.stop) for r, _ in parts]
+        empty = np.array([dead[members].all() for _, members in parts])
+        match = match_amplifiers(data.T, flags.T, wholes, dead=empty, **options)
+        apply_match(data.T, match, wholes)
+        for (_, members), factor, shift in zip(parts, match.gain, match.offset, strict=True):
+            offset[members, 0] += gain[members] * shift[0]
+            gain[members] *= factor
+        seams += match.seams
+    return Match(gain=gain, offset=offset, seams=tuple(seams))
+
+
 def match_amplifiers(
     data: np.ndarray,
     flags: np.ndarray,
@@ -98,7 +143,8 @@ def match_amplifiers(
 ) -> Match:
     """Return each amplifier's gain and offset relative to the chip's mean; ``data`` [y, x] is not changed.
 
-    Over a dead amplifier the sky is bridged by wider strips. Pixels with a flag are not looked at.
+    The amplifiers, left to right, hold all rows of ``data``. Over a dead one the sky is bridged by wider
+    strips. Pixels with a flag are not looked at. SEAM is raised in ``flags``, in place.
     """
     gain, offset = np.ones(len(amplifiers)), np.zeros((len(amplifiers), 2))
     live = np.flatnonzero(~dead)

@@ -12,7 +12,7 @@ from ks4diff.products.chip import Amplifier, RawChip
 from ks4diff.products.errors import InputError
 from ks4diff.products.image import PixelFlag
 from ks4diff.products.masters import Masters
-from ks4diff.stages.amplifiers import AmplifierConfig, Match, apply_match, dead_amplifiers, match_amplifiers
+from ks4diff.stages.amplifiers import AmplifierConfig, Match, bands, dead_amplifiers, join_amplifiers
 from ks4diff.stages.bleeds import BleedConfig, bleed_trails
 from ks4diff.stages.crosstalk import CrosstalkConfig, ghosts, saturated_victims
 from ks4diff.stages.fringe import FringeConfig, fringe_scale
@@ -137,23 +137,33 @@ def _flag_as_read(data: np.ndarray, flags: np.ndarray, full: float, config: Sign
 def _linear(raw: RawChip, levels: list, masters: Masters, config: SignatureConfig) -> np.ndarray:
     """Return float32 [y, x]: counts without bias and ghosts, divided by the flat."""
     data = np.array(raw.data, dtype=np.float32, order="C")
+    for amplifier, level in zip(raw.amplifiers, levels, strict=True):
+        if level is not None:
+            part = data[amplifier.y0 : amplifier.y1, amplifier.x0 : amplifier.x1]
+            part -= level[:, None].astype(np.float32)
+    if masters.bias is not None:
+        data -= masters.bias
+    if masters.crosstalk is not None:
+        _remove_ghosts(data, raw, masters.crosstalk, config)
     for start in range(0, len(data), _ROWS):
         rows = slice(start, start + _ROWS)
         block = data[rows]
-        for amplifier, level in zip(raw.amplifiers, levels, strict=True):
-            if level is not None:
-                block[:, amplifier.x0 : amplifier.x1] -= level[rows, None].astype(np.float32)
-        if masters.bias is not None:
-            block -= masters.bias[rows]
-        if masters.crosstalk is not None and raw.amplifiers:
-            signal = block.copy()
-            for victim, amplifier in enumerate(raw.amplifiers):
-                ghost = ghosts(signal, raw.amplifiers, victim, masters.crosstalk, config.crosstalk)
-                block[:, amplifier.x0 : amplifier.x1] -= ghost
         if masters.flat is not None:
             flat = masters.flat[rows]
             block /= np.where(flat >= config.least_response, flat, 1)
     return data
+
+
+def _remove_ghosts(data: np.ndarray, raw: RawChip, matrix: np.ndarray, config: SignatureConfig) -> None:
+    """Subtract the crosstalk, in place; amplifiers of other rows are not heard."""
+    for band, members in bands(raw.amplifiers, len(data)):
+        some, part = [raw.amplifiers[k] for k in members], data[band]
+        for start in range(0, len(part), _ROWS):
+            block = part[start : start + _ROWS]
+            signal = block.copy()
+            for victim, amplifier in enumerate(some):
+                heard = ghosts(signal, some, victim, matrix[np.ix_(members, members)], config.crosstalk)
+                block[:, amplifier.x0 : amplifier.x1] -= heard
 
 
 def _flag_unresponsive(flags: np.ndarray, flat: np.ndarray, config: SignatureConfig) -> None:
@@ -171,13 +181,11 @@ def _match(raw, data, flags, levels, masters, config) -> tuple[np.ndarray, Match
     dead = dead_amplifiers(data, amplifiers, overscan=with_overscan, config=settings)
     for amplifier, is_dead in zip(amplifiers, dead, strict=True):
         if is_dead:
-            flags[:, amplifier.x0 : amplifier.x1] |= PixelFlag.DEAD_AMPLIFIER
+            flags[amplifier.y0 : amplifier.y1, amplifier.x0 : amplifier.x1] |= PixelFlag.DEAD_AMPLIFIER
     if not settings.match_amplifiers or (~dead).sum() < 2:
         return dead, None
     prior = settings.gain_prior if masters.flat is None else settings.gain_prior_flat
-    match = match_amplifiers(data, flags, amplifiers, dead=dead, gain_prior=prior, config=settings)
-    apply_match(data, match, amplifiers)
-    return dead, match
+    return dead, join_amplifiers(data, flags, amplifiers, dead=dead, gain_prior=prior, config=settings)
 
 
 def _remove_fringe(data, flags, masters, config) -> float | None:
@@ -199,15 +207,18 @@ def _flag_spill(raw, data, flags, saturated, masters, config) -> None:
         return
     flags[bleed_trails(data, saturated, raw.chip, config.bleeds)] |= PixelFlag.BLEED
     if config.crosstalk.crosstalk_mask and raw.amplifiers:
-        victims = saturated_victims(saturated, raw.amplifiers, masters.crosstalk, config.crosstalk)
-        flags[victims] |= PixelFlag.CROSSTALK
+        for band, members in bands(raw.amplifiers, len(data)):
+            some = [raw.amplifiers[k] for k in members]
+            matrix = None if masters.crosstalk is None else masters.crosstalk[np.ix_(members, members)]
+            victims = saturated_victims(saturated[band], some, matrix, config.crosstalk)
+            flags[band][victims] |= PixelFlag.CROSSTALK
 
 
 def _responses(amplifiers: tuple[Amplifier, ...], flat: np.ndarray | None) -> np.ndarray:
     """Return float64 [n]: the flat's median in each amplifier, 1 without a flat or where it is dead."""
     if flat is None:
         return np.ones(len(amplifiers))
-    medians = np.array([np.nanmedian(flat[::16, a.x0 : a.x1 : 16]) for a in amplifiers])
+    medians = np.array([np.nanmedian(flat[a.y0 : a.y1 : 16, a.x0 : a.x1 : 16]) for a in amplifiers])
     return np.where(medians > 0.1, medians, 1.0)
 
 

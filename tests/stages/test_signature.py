@@ -314,3 +314,24 @@ def test_blocks_of_zeros_and_nans_are_named():
     expected[700:720, 500:520] = True
     np.testing.assert_array_equal(flagged(chip, PixelFlag.NO_DATA), expected)
     assert np.argwhere(flagged(chip, PixelFlag.NON_FINITE)).tolist() == [[100, 100]]
+
+
+def test_two_bands_of_amplifiers_are_joined_in_both_directions():
+    lower, sky = Camera(), Sky(level=300, gradient=0.0, stars=40)
+    upper = Camera(gains=(0.95, 1.02, 1.1, 0.9), bias=(1500.0, 1600.0, 1700.0, 1800.0))
+    first, second = expose(lower, sky), expose(upper, replace(sky, seed=2))
+    amplifiers = [replace(a, y1=lower.rows) for a in first.amplifiers]
+    amplifiers += [replace(a, name=f"{a.name}T", y0=900, y1=1800) for a in second.amplifiers]
+    data = np.concatenate([first.data, second.data])
+    raw = replace(first, data=data, amplifiers=tuple(amplifiers))
+    found = find_signature(raw, None, CONFIG)
+    assert len(found.match.seams) == 7
+    assert all(abs(seam.after) < 0.1 * seam.sigma for seam in found.match.seams)
+    halves = [
+        replace(found.chip, data=d, flags=f)
+        for d, f in zip(np.split(found.chip.data, 2), np.split(found.chip.flags, 2), strict=True)
+    ]
+    for half, camera, seed in zip(halves, (lower, upper), (1, 2), strict=True):
+        assert np.abs(true_steps(half, camera, replace(sky, seed=seed))).max() < 0.15
+    rows = [np.median(half.data[s]) for half, s in zip(halves, (slice(-60, None), slice(0, 60)), strict=True)]
+    assert rows[1] - rows[0] == pytest.approx(0, abs=0.15 * found.match.seams[-1].sigma)
