@@ -74,7 +74,7 @@ def with_data(one, data):
 @pytest.mark.parametrize("psfs", PSFS.values(), ids=PSFS)
 @pytest.mark.parametrize("colour", ["white", "bilinear", "lanczos"])
 class TestPureNoise:
-    """Averages of 8 pairs: the variance of D to 0.2 %, the std of S (correlated over a PSF) to about 0.5 %."""
+    """Over 8 pairs: the variance of D to 0.2 %, the std of S (correlated over a PSF) to some 0.5 %."""
 
     SHAPE = (301, 400)
 
