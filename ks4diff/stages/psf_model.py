@@ -87,6 +87,10 @@ def _average(
     summed = (weights * np.where(keep, value, 0.0)).sum(axis=0)
     mean = np.where(total > 0, summed / np.maximum(total, 1e-30), middle)
     n = stamp.shape[0]
+    offset = np.arange(n) - n // 2
+    # neighbours too faint to fit leave a pedestal: 2 to 4 % of the light at a few stars per 1000 px, where a
+    # Moffat's own wings there cost 0.5 %
+    mean -= np.median(mean[np.hypot(offset[:, None], offset[None, :]) > 0.8 * (n // 2)])
     # what a PSF stamp does not reach must fade to 0, or its border rings through every filter
     mean *= taper(n, 0.75 * (n // 2), n // 2 + 0.5)
     return mean / mean.sum()
