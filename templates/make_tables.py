@@ -2,8 +2,8 @@
 
     python templates/make_tables.py ../shared/realdata/jmk5040+KMTNet_ToO
 
-Sources: github jmk5040/KMTNet_ToO, kmtnet_grid.fits (field centres) and kmtnet_global*.ahead (SCAMP distortion
-solutions); ../shared/facts/kmtnet.md sections 2 and 5. What is written are the numbers alone, rounded.
+Sources: github jmk5040/KMTNet_ToO, kmtnet_grid.fits (field centres) and kmtnet_global*.ahead (SCAMP
+distortion solutions); ../shared/facts/kmtnet.md sections 2 and 5. Only rounded numbers are written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def fields(source: Path) -> str:
     table = Table.read(source / "kmtnet_grid.fits")
     lines = [
         "# KMTNet fields: line n is field n; dithers 0 = no KS4 template (the first 2749 have one).",
-        "# Source: kmtnet_grid.fits of github jmk5040/KMTNet_ToO, cut to 1e-6 degrees; written by make_tables.py.",
+        "# Source: github jmk5040/KMTNet_ToO, kmtnet_grid.fits, cut to 1e-6 degrees, by make_tables.py.",
         "ra,dec,dithers",
     ]
     for row in table:

@@ -24,7 +24,7 @@ _MAX_ZP_OFFSET = 2.0  # a cell farther from the tile's zero point holds no measu
 
 @dataclass(frozen=True, kw_only=True)
 class ChipDistortion:
-    """TPV solution of one chip: CRPIX, CD [2, 2] in degrees per pixel and PV coefficients by axis and term."""
+    """TPV solution of one chip: CRPIX, CD [2, 2] in degrees per pixel, PV coefficients by axis and term."""
 
     crpix: tuple[float, float]
     cd: np.ndarray
@@ -69,16 +69,24 @@ def read_distortions(path: Path | None = None) -> dict[tuple[str, str], ChipDist
             for site, chips in sites.items()
             for chip, values in chips.items()
         }
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:
         raise InputError(f"{path}: not a table of distortions ({one_line(error)})") from error
 
 
 def read_zp_map(path: Path, zeropoint: float) -> np.ndarray:
     """Return the factor float32 [y, x] that brings a stack's counts to one zero point.
 
-    The survey's maps hold the zero point of square cells, indexed [x, y]: they are transposed here. The factor
-    is 10^((zeropoint - zp) / 2.5); a cell without a measurement (not finite, or more than 2 mag away) takes
-    that of the nearest cell with one.
+    The survey's maps hold the zero point of square cells, indexed [x, y]: they are transposed here. The
+    factor is 10^((zeropoint - zp) / 2.5); a cell without a measurement (not finite, or more than 2 mag away)
+    takes that of the nearest cell with one.
 
     Raises
     ------

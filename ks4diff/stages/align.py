@@ -45,7 +45,7 @@ def align(
     coverage = float((flags == 0).mean())
     if coverage < MIN_COVERAGE:
         raise SkipChip("the template hardly covers the image", coverage=coverage)
-    noise, inflation = _resampled_noise(template.noise, noise_covariance(nodes))
+    noise, inflation = resampled_noise(template.noise, noise_covariance(nodes))
     image = MaskedImage(data=fill(data, flags != 0), variance=variance * np.float32(inflation), flags=flags)
     psf, _ = model_psf(image, chip.stars, config)
     return AlignedTemplate(
@@ -57,7 +57,7 @@ def align(
     )
 
 
-def _resampled_noise(noise: NoiseModel, weights: np.ndarray) -> tuple[NoiseModel, float]:
+def resampled_noise(noise: NoiseModel, weights: np.ndarray) -> tuple[NoiseModel, float]:
     """Return (noise after resampling, factor by which the variance that took the input as white is off)."""
     covariance = convolve2d(noise.correlation, weights)
     middle = covariance.shape[0] // 2

@@ -47,7 +47,7 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
         err=chip.rms,
         mask=mask,
         minarea=config.min_pixels,
-        filter_kernel=_kernel(),
+        filter_kernel=star_kernel(),
         deblend_cont=config.deblend_contrast,
     )
     objects = objects[np.isfinite(objects["flux"]) & (objects["flux"] > 0) & (objects["b"] > 0)]
@@ -64,7 +64,7 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
     )
 
 
-def _kernel() -> np.ndarray:
+def star_kernel() -> np.ndarray:
     """Return a 5x5 Gaussian of FWHM 2.5 px: close to optimal for any seeing from 2 to 5 px."""
     offset = np.arange(5) - 2
     return np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * (2.5 / 2.3548) ** 2)).astype(
@@ -87,11 +87,11 @@ def _clean(objects: np.ndarray, fwhm: np.ndarray, chip: ReducedChip, config: Sta
     bad = ndimage.binary_dilation(chip.image.flags != 0, iterations=max(int(1.5 * size), 2))
     on_bad = bad[y.astype(int), x.astype(int)]
     usable = bright & width & round_enough & inside & ~on_bad
-    alone = usable & _isolated(x, y, objects["flux"], 2.0 * size)
+    alone = usable & isolated(x, y, objects["flux"], 2.0 * size)
     return alone if alone.sum() >= config.enough_clean else usable
 
 
-def _isolated(x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float) -> np.ndarray:
+def isolated(x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float) -> np.ndarray:
     """Return which stars have no neighbour of a tenth of their flux within ``radius`` px."""
     tree = cKDTree(np.stack([x, y], axis=1))
     alone = np.ones(len(x), dtype=bool)
