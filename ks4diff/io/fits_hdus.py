@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from ks4diff.io.fits_header import card
 from ks4diff.io.fits_open import MAX_PIXELS, failing_as_input_error
-from ks4diff.products.errors import InputError
+from ks4diff.products.errors import InputError, TruncatedFile
 
 MIN_SIDE = 32  # pixels: below this there is no room for a PSF stamp and its surroundings
 
@@ -83,12 +83,12 @@ def checked_shape(
     else:
         promised = rows * columns * _BITPIX_BYTES[bitpix]
     if promised > file_size * ratio:
-        raise InputError(f"{where}: truncated: header promises {size}, the file has {file_size} bytes")
+        raise TruncatedFile(f"{where}: truncated: header promises {size}, the file has {file_size} bytes")
     info = image.fileinfo()
     # Padding to 2880 bytes may be missing without harm; a tile-compressed table has its own size.
     end = info["datLoc"] + (info["datSpan"] - 2879 if isinstance(image, fits.CompImageHDU) else promised)
     if not packed and end > file_size:
-        raise InputError(
+        raise TruncatedFile(
             f"{where}: truncated: header promises {size} up to byte {end}, the file has {file_size}"
         )
     return rows, columns

@@ -15,8 +15,9 @@ from ks4diff.products.psf import Psf
 
 @dataclass(frozen=True, kw_only=True)
 class Amplifier:
-    """One amplifier's part of an assembled chip: columns [x0, x1), all rows.
+    """One amplifier's part of an assembled chip: columns [x0, x1), rows [y0, y1), None for all rows.
 
+    The new electronics read each strip from both ends: two amplifiers, lower half first.
     ``overscan`` float32 [rows, n] holds its overscan pixels, counts, None where the file was trimmed;
     ``gain`` electrons per count and ``read_noise`` electrons as the header says, None where it does not.
     """
@@ -24,6 +25,8 @@ class Amplifier:
     name: str  # of the file's extension, such as M01, or M1 ... M8 when the file names none
     x0: int
     x1: int
+    y0: int = 0
+    y1: int | None = None
     overscan: np.ndarray | None = None
     gain: float | None = None
     read_noise: float | None = None

@@ -11,6 +11,14 @@ class InputError(Ks4diffError):
     """An input cannot be used; the message is one line naming file, HDU and value."""
 
 
+class TruncatedFile(InputError):
+    """A file that ends before its headers say: cut short, or still being written."""
+
+
+class UnwantedExposure(InputError):
+    """A readable file that is not ours to process, such as a filter outside BVRI: skipped, not failed."""
+
+
 class ConfigError(Ks4diffError):
     """The configuration or the command's words are wrong; stops the command."""
 

@@ -28,12 +28,14 @@ class ExposureFiles:
 
     ``chips`` maps K, M, N, T to the file with that chip; ``masks`` likewise to a mask file where there is
     one; ``missing`` are the chips without a file; ``partial`` the files that are still being written or cut
-    short.
+    short; ``form`` is None when nothing complete is there yet. ``image_type`` is IMAGETYP in capitals
+    (OBJECT, BIAS, FLAT), None when the header has none.
     """
 
     id: ExposureId
-    form: FileForm
+    form: FileForm | None
     chips: Mapping[str, Path]
     masks: Mapping[str, Path]
     missing: tuple[str, ...] = ()
     partial: tuple[Path, ...] = ()
+    image_type: str | None = None
