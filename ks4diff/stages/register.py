@@ -24,6 +24,7 @@ class RegisterConfig:
     match_radius_pix: float = 2.5
     accept_log_chance: float = -25.0  # ln of the odds that an accepted match is chance
     min_matched: int = 6
+    sure_fraction: float = 0.25  # of the shorter list: with so many matched no other guess is tried
     max_degree: int = 3
     stars_per_term: int = 6  # a polynomial term must be held by this many stars
     clip_sigma: float = 3.0
@@ -32,8 +33,9 @@ class RegisterConfig:
 def register(science: CalibratedChip, template: CalibratedChip, config: RegisterConfig) -> Registration:
     """Return the map from science to template pixels, by the stars that both images show.
 
-    First guesses are tried in order: both WCS, no shift at all, then star patterns; the first whose matches
-    cannot be chance is refined.
+    First guesses are tried in order: both WCS, no shift at all, then star patterns. Those whose matches
+    cannot be chance are refined, until one holds a fair share of all stars: a guess that is right in one
+    corner alone is not chance either, and only a better one tells. Else the one with most matches is taken.
 
     Raises
     ------
@@ -45,12 +47,19 @@ def register(science: CalibratedChip, template: CalibratedChip, config: Register
     a = np.stack([science.stars.x[:n], science.stars.y[:n]], axis=1)
     b = np.stack([template.stars.x[:n], template.stars.y[:n]], axis=1)
     shape = science.image.shape
-    best = 0
+    found, best = None, 0
     for method, guess in _guesses(a, b, shape, (science.raw.wcs, template.raw.wcs), config):
         pairs, log_chance = _verify(guess, a, b, template.image.shape, config)
         best = max(best, len(pairs[0]))
-        if log_chance < config.accept_log_chance and len(pairs[0]) >= config.min_matched:
-            return _grown(a, b, pairs, shape, method, config)
+        if not (log_chance < config.accept_log_chance and len(pairs[0]) >= config.min_matched):
+            continue
+        grown = _grown(a, b, pairs, shape, method, config)
+        if found is None or grown.n_matched > found.n_matched:
+            found = grown
+        if found.n_matched >= config.sure_fraction * min(len(a), len(b)):
+            break
+    if found is not None:
+        return found
     raise SkipChip(
         "the two images do not show the same stars",
         n_science=float(len(a)),
