@@ -87,6 +87,25 @@ def read_tile_header(path: Path, hdu: int | str | None = None) -> TileHeader:
             )
 
 
+def read_image_wcs(path: Path) -> list[tuple[str, WCS, tuple[int, int]]]:
+    """Return (HDU, WCS, shape) of every 2-D image of a file that has a usable WCS.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read.
+
+    """
+    found = []
+    with quiet_astropy(str(path)), open_fits(path) as (hdus, _):
+        for index, item in walk_hdus(path, hdus):
+            if is_image(item):
+                wcs = celestial_wcs(item.header, item.shape, hdus)
+                if wcs is not None:
+                    found.append((hdu_label(index, item), wcs, item.shape))
+    return found
+
+
 @contextmanager
 def _open_image(path: Path, wanted: int | str | None) -> Iterator[tuple]:
     """Yield (index, HDU, HDU list, gzip stream) of the wanted image, by default the first 2-D one."""

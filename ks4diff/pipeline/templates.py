@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from ks4diff.io.templates import TemplateStore
-from ks4diff.io.tile_files import read_box
+from ks4diff.io.tile_files import read_box, read_image_wcs
 from ks4diff.products.errors import InputError, SkipChip
 from ks4diff.products.template import Footprint, PixelBox, TileCover, TilePart, TileRecord
 from ks4diff.stages.footprint import (
     box_footprint,
+    chip_footprint,
     covered,
     enclosing_box,
     polygon_footprint,
@@ -51,9 +53,22 @@ def cover(store: TemplateStore, footprint: Footprint, band: str | None = None) -
     return rank_tiles(_near(store, footprint, band), footprint)
 
 
-def total_coverage(store: TemplateStore, footprint: Footprint, covers: Sequence[TileCover]) -> float:
-    """Return the fraction of a footprint that some tile of a list covers with data."""
-    return float(sum(item.gained for item in covers))
+def exposure_footprint(path: Path) -> Footprint:
+    """Return the footprint of all images of a file that have a WCS: a chip, a mosaic or its amplifiers.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+
+    """
+    parts = [chip_footprint(wcs, shape) for _, wcs, shape in read_image_wcs(path)]
+    if not parts:
+        raise InputError(f"{path}: no image with a usable WCS")
+    return Footprint(
+        points=np.concatenate([part.points for part in parts]),
+        border=np.concatenate([part.border for part in parts]),
+    )
 
 
 def _near(store: TemplateStore, footprint: Footprint, band: str | None) -> list[TileRecord]:

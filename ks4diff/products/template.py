@@ -45,9 +45,9 @@ class TileRecord:
 
     ``corners`` are ICRS degrees [4, 2] of the outer pixel corners, in order; ``issues`` name known defects,
     of which a store's user decides. ``coverage``, ``sigma`` and ``background`` float32 [rows, columns] have
-    one value per square cell of ``cell_pix`` pixels: the fraction of pixels with data, the noise of one pixel and
-    the sky left in the file, counts. ``flux_factor``, on a grid of its own over the whole tile, is what the
-    file's counts are multiplied by so that ``zeropoint`` holds everywhere.
+    one value per square cell of ``cell_pix`` pixels: the fraction of pixels with data, the noise of one pixel
+    and the sky left in the file, counts. ``flux_factor``, on a grid of its own over the whole tile, is what
+    the file's counts are multiplied by so that ``zeropoint`` holds everywhere.
     """
 
     id: str  # unique in the store

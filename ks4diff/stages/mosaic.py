@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_area
 
 from ks4diff.numerics.lanczos import node_grid, noise_covariance, resample
 from ks4diff.products.chip import RawChip, StarList
@@ -178,7 +179,8 @@ def fill_from(part: TilePart, patch: Patch, nodes: np.ndarray, other: TilePart) 
     pixels is the other tile's with what resampling does to its correlated noise; the noise model of the
     result is the mean of both, weighted by their pixels. ``nodes`` are pixels of ``other``.
     """
-    scale = 10 ** (0.4 * (part.zeropoint - other.zeropoint))
+    area = proj_plane_pixel_area(part.wcs.celestial) / proj_plane_pixel_area(other.wcs.celestial)
+    scale = area * 10 ** (0.4 * (part.zeropoint - other.zeropoint))
     data, variance, raised = resample(
         other.image.data, other.image.variance, other.image.flags, nodes, patch.box.shape
     )
@@ -201,7 +203,7 @@ def fill_from(part: TilePart, patch: Patch, nodes: np.ndarray, other: TilePart) 
         part,
         image=image,
         noise=_mixed(part.noise, noise, share, scale),
-        stars=_with_filled_stars(part, patch, usable, other, scale),
+        stars=_with_filled_stars(part, patch, usable, other, scale / area),
         tile_ids=(*part.tile_ids, *other.tile_ids),
         filled=part.filled + share,
     )
@@ -219,7 +221,7 @@ def _mixed(first: NoiseModel, second: NoiseModel, share: float, scale: float) ->
 
 
 def _with_filled_stars(
-    part: TilePart, patch: Patch, usable: np.ndarray, other: TilePart, scale: float
+    part: TilePart, patch: Patch, usable: np.ndarray, other: TilePart, flux: float
 ) -> StarList:
     """Return the part's stars and those of the other tile that fall on filled pixels, brightest first."""
     sky = other.wcs.all_pix2world(other.stars.x, other.stars.y, 0)
@@ -230,7 +232,7 @@ def _with_filled_stars(
     columns = {
         "x": (part.stars.x, x[inside]),
         "y": (part.stars.y, y[inside]),
-        "flux": (part.stars.flux, other.stars.flux[inside] * scale),
+        "flux": (part.stars.flux, other.stars.flux[inside] * flux),
         "fwhm": (part.stars.fwhm, other.stars.fwhm[inside]),
         "clean": (part.stars.clean, other.stars.clean[inside]),
     }
