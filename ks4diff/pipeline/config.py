@@ -7,8 +7,9 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from ks4diff.pipeline.templates import TemplateConfig
 from ks4diff.products.errors import ConfigError
 from ks4diff.stages.calibrate import CalibrateConfig
 from ks4diff.stages.detect import DetectConfig
@@ -17,6 +18,7 @@ from ks4diff.stages.measure import MeasureConfig
 from ks4diff.stages.quality import QualityConfig
 from ks4diff.stages.register import RegisterConfig
 from ks4diff.stages.score import ScoreConfig
+from ks4diff.stages.signature import SignatureConfig
 from ks4diff.stages.subtract import SubtractConfig
 
 
@@ -24,6 +26,8 @@ from ks4diff.stages.subtract import SubtractConfig
 class PipelineConfig:
     """Everything that may change a result; every field of every stage has a default."""
 
+    signature: SignatureConfig = field(default_factory=SignatureConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
@@ -51,12 +55,7 @@ def read_config(
         When the file cannot be read, or a key is unknown, of the wrong type or out of its range.
 
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from None
+    values = _read_toml(path)
     for section, items in (overrides or {}).items():
         if section in values and not isinstance(values[section], dict):
             raise ConfigError(f"{path}: [{section}] must be a table")
@@ -64,6 +63,29 @@ def read_config(
     if min_rb is not None:
         values["min_rb"] = min_rb
     return _build(PipelineConfig, values, where=str(path) if path else "options")
+
+
+def read_part(path: Path | None, kind: type) -> Any:
+    """Return a configuration of another ``kind``, whose sections may stand beside those of a pipeline.
+
+    Raises
+    ------
+    ConfigError
+        As `read_config`; sections that neither ``kind`` nor `PipelineConfig` knows are unknown keys.
+
+    """
+    others = {item.name for item in fields(PipelineConfig)} - {item.name for item in fields(kind)}
+    values = {name: value for name, value in _read_toml(path).items() if name not in others}
+    return _build(kind, values, where=str(path) if path else "options")
+
+
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -97,8 +119,9 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         good = isinstance(value, int)
     elif hint is str:
         good = isinstance(value, str)
-    else:  # tuple[int, ...]
-        good = isinstance(value, list) and all(isinstance(item, int) for item in value)
+    else:  # tuple[kind, ...]
+        kind = get_args(hint)[0]
+        good = isinstance(value, list) and all(isinstance(item, kind) for item in value)
         value = tuple(value) if good else value
     if not good:
         raise ConfigError(f"{where} must be {getattr(hint, '__name__', hint)}, not {value!r}")

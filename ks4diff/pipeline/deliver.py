@@ -73,7 +73,8 @@ def run_pair(
     _make_folder(out)
     sink = open_sink(lambda exposure: out / "alerts.avro", out, kafka=kafka, topic=topic)
     try:
-        files = _write_products(result, reference, out)
+        write_tables(result, out, images=True)
+        files = _draw(result, out)
         sink.emit(result.exposure, records)
         delivery = sink.flush(DELIVERY_DEADLINE_S)
     finally:
@@ -103,27 +104,23 @@ def _make_folder(out: Path) -> None:
         raise ConfigError(f"--out {out}: {error.strerror}") from None
 
 
-def _write_products(result: PairResult, reference: RawChip, out: Path) -> list[Path]:
-    """Write tables, images and pictures; return the pictures that a person would open first."""
+def write_tables(result: PairResult, folder: Path, *, images: bool) -> None:
+    """Write candidates.fits and, with ``images``, difference.fits into a folder."""
     meta = {
         "software": result.provenance.software,
         "config_digest": result.provenance.config_digest,
         "template_ids": result.provenance.template_ids,
         "model_id": result.provenance.model_id,
         "science_file": result.provenance.science_file,
-        "reference_file": Path(reference.file).name,
         "exposure": result.exposure,
         "flux_scale": result.provenance.flux_scale,
         "quality": result.report.quality,
     }
-    fits_tables.write_candidates(out / "candidates.fits", result.subtracted.candidates, meta=meta)
-    fits_tables.write_difference(
-        out / "difference.fits",
-        difference=result.subtracted.difference,
-        wcs=result.subtracted.chip.raw.wcs,
-        meta=meta,
-    )
-    return _draw(result, out)
+    subtracted = result.subtracted
+    fits_tables.write_candidates(folder / "candidates.fits", subtracted.candidates, meta=meta)
+    if images:
+        path, wcs = folder / "difference.fits", subtracted.chip.raw.wcs
+        fits_tables.write_difference(path, difference=subtracted.difference, wcs=wcs, meta=meta)
 
 
 def _draw(result: PairResult, out: Path) -> list[Path]:

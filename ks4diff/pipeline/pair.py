@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ks4diff.products.chip import CalibratedChip, RawChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.subtracted import SubtractedChip
 from ks4diff.stages.align import align
+from ks4diff.stages.astrometry import solved
 from ks4diff.stages.calibrate import calibrate
 from ks4diff.stages.detect import detect
 from ks4diff.stages.match import match
@@ -43,8 +44,17 @@ class PairResult:
     report: ChipReport
 
 
-def process_pair(science: RawChip, reference: RawChip, config: PipelineConfig) -> PairResult:
+def process_pair(
+    science: RawChip,
+    reference: RawChip,
+    config: PipelineConfig,
+    *,
+    exposure: str | None = None,
+    template_ids: tuple[str, ...] | None = None,
+) -> PairResult:
     """Return what changed between two images, from star patterns to alert packets.
+
+    ``exposure`` and ``template_ids`` name them; without, files and digests of the pixels do.
 
     Raises
     ------
@@ -54,8 +64,8 @@ def process_pair(science: RawChip, reference: RawChip, config: PipelineConfig) -
     """
     clock = Stopwatch()
     subtracted = subtract_pair(science, reference, config, clock)
-    exposure = exposure_id(science)
-    provenance = _provenance(subtracted, exposure_id(reference), config)
+    exposure = exposure or exposure_id(science)
+    provenance = _provenance(subtracted, template_ids or (exposure_id(reference),), config)
     min_rb = RULES_THRESHOLD if config.min_rb is None else config.min_rb
     with clock.step("package"):
         rows, dropped = select(subtracted, min_rb=min_rb)
@@ -87,6 +97,7 @@ def subtract_pair(
         template = align(template_chip, chip, registration, config.calibrate.psf)
     with clock.step("match"):
         matched = match(chip, template, config.match)
+        chip = replace(chip, raw=solved(science, registration, reference, matched.flux_scale))
     with clock.step("subtract"):
         difference = subtract(chip, template, matched, registration.rms_pix, config.subtract)
     with clock.step("detect"):
@@ -114,11 +125,13 @@ def _calibrated(raw: RawChip, config: PipelineConfig) -> CalibratedChip:
         raise SkipChip(f"{raw.file}, HDU {raw.hdu}: {skip.reason}", **skip.numbers) from None
 
 
-def _provenance(subtracted: SubtractedChip, template_id: str, config: PipelineConfig) -> Provenance:
+def _provenance(
+    subtracted: SubtractedChip, template_ids: tuple[str, ...], config: PipelineConfig
+) -> Provenance:
     return Provenance(
         software=SOFTWARE,
         config_digest=config.digest(),
-        template_ids=(template_id,),
+        template_ids=template_ids,
         model_id=RULES_VERSION,
         science_file=Path(subtracted.chip.raw.file).name,
         seeing=subtracted.chip.psf.fwhm_pix,

@@ -85,7 +85,7 @@ def pixel_variance(data: np.ndarray, background: float, gain: float, *, smooth_p
 def _flag_pixels(raw: RawChip, config: BackgroundConfig) -> np.ndarray:
     """Return int32 PixelFlag bits: no data, non-finite, saturated and what saturation touches."""
     data = raw.data
-    flags = np.zeros(data.shape, dtype=np.int32)
+    flags = np.zeros(data.shape, dtype=np.int32) if raw.flags is None else raw.flags.astype(np.int32)
     flags[~np.isfinite(data)] |= PixelFlag.NON_FINITE
     label, n = ndimage.label(data == 0)
     if n:

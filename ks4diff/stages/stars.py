@@ -24,6 +24,7 @@ class StarsConfig:
     min_stars: int = 8  # fewer cannot be registered against chance
     clean_peak_sigma: float = 20.0  # of a clean star's peak, so that its own noise adds little to a PSF
     max_ellipticity: float = 0.35  # of a clean star, above the median
+    hit_contrast: float = 3.4  # peak over the smoothed peak: a star of FWHM 1.7 px has 3.2, one hot pixel 7
     enough_clean: int = 6  # with fewer, blended stars are let in: their neighbours are fitted anyway
 
 
@@ -51,6 +52,7 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
         deblend_cont=config.deblend_contrast,
     )
     objects = objects[np.isfinite(objects["flux"]) & (objects["flux"] > 0) & (objects["b"] > 0)]
+    objects = objects[~_hits(objects, data, config)]
     if len(objects) < config.min_stars:
         raise SkipChip("too few stars", n_stars=float(len(objects)), n_required=float(config.min_stars))
     objects = objects[np.argsort(-objects["flux"], kind="stable")]
@@ -62,6 +64,16 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
         fwhm=fwhm,
         clean=_clean(objects, fwhm, chip, config),
     )
+
+
+def _hits(objects: np.ndarray, data: np.ndarray, config: StarsConfig) -> np.ndarray:
+    """Return which detections are sharper than any star: cosmic rays and hot pixels.
+
+    Seventy a million pixels, brighter than most stars: they would pass for the stars of very good seeing.
+    """
+    smooth = ndimage.gaussian_filter(data, 2.5 / 2.3548)
+    y, x = objects["ypeak"], objects["xpeak"]
+    return data[y, x] > config.hit_contrast * np.maximum(smooth[y, x], 1e-30)
 
 
 def star_kernel() -> np.ndarray:
