@@ -73,9 +73,12 @@ def dead_amplifiers(
     for k, amplifier in enumerate(amplifiers):
         part = data[amplifier.y0 : amplifier.y1, amplifier.x0 : amplifier.x1]
         part = part[:: max(1, len(part) // 1024)]
-        level[k] = np.nanmedian(part)
-        noise[k] = 1.4826 * np.nanmedian(np.abs(np.diff(part, axis=1))) / np.sqrt(2)
-        above = part - np.nanmedian(part, axis=1)[:, None] > 8 * max(noise[k], 1e-6)
+        if not np.isfinite(part).all(axis=1).any():
+            continue  # no noise: dead
+        part = part[np.isfinite(part).all(axis=1)]
+        level[k] = np.median(part)
+        noise[k] = 1.4826 * np.median(np.abs(np.diff(part, axis=1))) / np.sqrt(2)
+        above = part - np.median(part, axis=1)[:, None] > 8 * max(noise[k], 1e-6)
         count[k] = np.count_nonzero(above)
         bright[k] = count[k] / part.size
     if len(amplifiers) < 2:

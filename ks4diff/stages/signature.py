@@ -32,6 +32,7 @@ class SignatureConfig:
     amplifiers: AmplifierConfig = field(default_factory=AmplifierConfig)
     bleeds: BleedConfig = field(default_factory=BleedConfig)
     fringe: FringeConfig = field(default_factory=FringeConfig)
+    masters_on_trimmed: bool = False  # files without overscan come bias-subtracted and flat-fielded
     least_response: float = 0.2  # of the flat; below, a pixel is bad
     zero_block_pix: int = 9  # exact zeros joined in at least this many pixels are no data
 
@@ -71,12 +72,14 @@ def remove_signature(raw: RawChip, masters: Masters | None, config: SignatureCon
 def find_signature(raw: RawChip, masters: Masters | None, config: SignatureConfig) -> Signature:
     """Return what `remove_signature` does, with the figures behind it."""
     masters = masters or Masters()
+    if not (config.masters_on_trimmed or any(a.overscan is not None for a in raw.amplifiers)):
+        masters = replace(masters, bias=None, flat=None)
     _check(raw, masters)
     flags = np.zeros(raw.data.shape, np.int32) if raw.flags is None else raw.flags.astype(np.int32)
     full = raw.saturation if raw.saturation is not None else _default_saturation(raw, config)
     saturated = _flag_as_read(raw.data, flags, full, config)
     levels = overscan_levels(raw.amplifiers, config.overscan)
-    data = _linear(raw, levels, masters, config)
+    data = _linearised(raw, levels, masters, config)
     if masters.bad is not None:
         flags[masters.bad] |= PixelFlag.BAD_PIXEL
     if masters.flat is not None:
@@ -134,8 +137,12 @@ def _flag_as_read(data: np.ndarray, flags: np.ndarray, full: float, config: Sign
     return saturated
 
 
-def _linear(raw: RawChip, levels: list, masters: Masters, config: SignatureConfig) -> np.ndarray:
-    """Return float32 [y, x]: counts without bias and ghosts, divided by the flat."""
+def linearise(raw: RawChip, masters: Masters, config: SignatureConfig) -> np.ndarray:
+    """Return float32 [y, x]: counts without bias and ghosts, divided by the flat; amplifiers as they are."""
+    return _linearised(raw, overscan_levels(raw.amplifiers, config.overscan), masters, config)
+
+
+def _linearised(raw: RawChip, levels: list, masters: Masters, config: SignatureConfig) -> np.ndarray:
     data = np.array(raw.data, dtype=np.float32, order="C")
     for amplifier, level in zip(raw.amplifiers, levels, strict=True):
         if level is not None:
@@ -218,8 +225,9 @@ def _responses(amplifiers: tuple[Amplifier, ...], flat: np.ndarray | None) -> np
     """Return float64 [n]: the flat's median in each amplifier, 1 without a flat or where it is dead."""
     if flat is None:
         return np.ones(len(amplifiers))
-    medians = np.array([np.nanmedian(flat[a.y0 : a.y1 : 16, a.x0 : a.x1 : 16]) for a in amplifiers])
-    return np.where(medians > 0.1, medians, 1.0)
+    samples = [flat[a.y0 : a.y1 : 16, a.x0 : a.x1 : 16] for a in amplifiers]
+    medians = [np.median(s[np.isfinite(s)]) if np.isfinite(s).any() else 1.0 for s in samples]
+    return np.where(np.array(medians) > 0.1, medians, 1.0)
 
 
 def _corrected_saturation(full: float, levels: list, responses: np.ndarray, match: Match | None) -> float:
