@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ks4diff import __version__
-from ks4diff.cli import alerts, demo, subtract, templates
+from ks4diff.cli import alerts, calibrate, demo, subtract, templates
 from ks4diff.products.errors import ConfigError, DeliveryError, InputError, SkipChip
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("subtract")(subtract.subtract)
+app.command("calibrate")(calibrate.calibrate)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(templates.app, name="templates")
 
