@@ -24,7 +24,7 @@ class RegisterConfig:
     match_radius_pix: float = 2.5
     accept_log_chance: float = -25.0  # ln of the odds that an accepted match is chance
     min_matched: int = 6
-    sure_fraction: float = 0.25  # of the shorter list: with so many matched no other guess is tried
+    sure_fraction: float = 0.5  # of the shorter list: with so many matched no other guess is tried
     max_degree: int = 3
     stars_per_term: int = 6  # a polynomial term must be held by this many stars
     clip_sigma: float = 3.0

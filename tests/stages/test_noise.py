@@ -1,0 +1,116 @@
+"""The measured noise is the detector's, whatever stars and structure lie over it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ks4diff.numerics.noise import bilinear_covariance
+from ks4diff.products.noise import NoiseModel
+from ks4diff.products.psf import Psf
+from ks4diff.stages.background import BackgroundConfig, reduce_chip
+from ks4diff.stages.calibrate import CalibrateConfig, calibrate
+from ks4diff.stages.noise import NoiseConfig, measure_noise, unshared_noise
+from tests import skies
+
+SHAPE = (310, 350)
+
+
+def field(n, seed, epoch):
+    stars = skies.star_field(seed, SHAPE, n)
+    return skies.expose(SHAPE, stars.x, stars.y, stars.flux, epoch, seed)
+
+
+def psf_of(epoch, n=25):
+    return Psf(stamp=epoch.seeing.stamp(n).astype(np.float32), fwhm_pix=epoch.seeing.fwhm, n_stars=50)
+
+
+def noise_of(data, epoch):
+    chip = reduce_chip(skies.raw_chip(data, epoch), BackgroundConfig())
+    return measure_noise(chip, psf_of(epoch), NoiseConfig())
+
+
+@pytest.mark.parametrize("epoch", [skies.BLURRED, skies.SHARP], ids=["gauss", "moffat"])
+@pytest.mark.parametrize("n", [0, 900])
+def test_white_noise(epoch, n):
+    model = noise_of(field(n, 21, epoch), epoch)
+    assert model.method == "sky"
+    assert model.sigma == pytest.approx(epoch.sky_sigma, rel=0.02)
+    correlation = model.correlation.copy()
+    middle = len(correlation) // 2
+    assert correlation[middle, middle] == pytest.approx(1)
+    correlation[middle, middle] = 0
+    assert np.abs(correlation).max() < 0.03
+
+
+@pytest.mark.parametrize("n", [0, 900])
+def test_bilinearly_resampled_noise(n):
+    fx, fy = 0.4, 0.25
+    data = field(n, 22, skies.SHARP)
+    data = ((1 - fx) * data[:, :-1] + fx * data[:, 1:]).astype(np.float32)
+    data = (1 - fy) * data[:-1] + fy * data[1:]
+    model = noise_of(data, skies.SHARP)
+    truth = bilinear_covariance(fx * (1 - fx), fy * (1 - fy))
+    assert model.sigma == pytest.approx(skies.SHARP.sky_sigma * np.sqrt(truth[1, 1]), rel=0.03)
+    middle = len(model.correlation) // 2
+    near = model.correlation[middle - 1 : middle + 2, middle - 1 : middle + 2]
+    np.testing.assert_allclose(near, truth / truth[1, 1], atol=0.04)
+
+
+@pytest.mark.parametrize("epoch", [skies.BLURRED, skies.SHARP], ids=["gauss", "moffat"])
+@pytest.mark.parametrize("seed", [11, 12])
+def test_crowded_fields_are_read_where_starlight_has_no_power(epoch, seed):
+    chip = calibrate(skies.raw_chip(field(8000, seed, epoch), epoch), CalibrateConfig())
+    assert chip.noise.method == "high frequencies"
+    assert chip.noise.sigma == pytest.approx(epoch.sky_sigma, rel=0.05)
+
+
+class TestUnshared:
+    sky = np.ones(SHAPE, dtype=bool)
+    psfs = (psf_of(skies.BLURRED), psf_of(skies.SHARP))
+
+    def white(self, seed, sigma):
+        return np.random.default_rng(seed).normal(0, sigma, SHAPE)
+
+    def model(self, image):
+        """Return a model that took all structure of an image for noise."""
+        lags = range(-4, 5)
+        covariance = np.array([[np.mean(image * np.roll(image, (j, i), (0, 1))) for i in lags] for j in lags])
+        return NoiseModel(
+            sigma=float(np.sqrt(covariance[4, 4])), correlation=covariance / covariance[4, 4], method="sky"
+        )
+
+    def test_a_pattern_in_both_is_taken_away(self):
+        pattern = ndimage.gaussian_filter(self.white(1, 1.0), 1.3, mode="wrap")
+        pattern *= 6.0 / pattern.std()
+        images = (self.white(2, 10.0) + pattern, self.white(3, 12.0) + pattern)
+        models = tuple(self.model(image) for image in images)
+        assert models[0].sigma == pytest.approx(np.hypot(10, 6), rel=0.01)
+        left = unshared_noise(images, models, self.psfs, self.sky, NoiseConfig())
+        assert [m.sigma for m in left] == pytest.approx([10.0, 12.0], rel=0.03)
+
+    def test_independent_noise_is_left_alone(self):
+        images = (self.white(4, 10.0), self.white(5, 12.0))
+        models = tuple(self.model(image) for image in images)
+        left = unshared_noise(images, models, self.psfs, self.sky, NoiseConfig())
+        assert [m.sigma for m in left] == pytest.approx([10.0, 12.0], rel=0.02)
+
+    def test_starlight_that_the_models_lack_is_not_taken_from_them_again(self):
+        # what both images show below the mask has 3 times the noise's power; the models are white already
+        rng = np.random.default_rng(6)
+        faint = np.where(rng.random(SHAPE) < 0.05, rng.exponential(1.0, SHAPE), 0)
+        drawn = [ndimage.convolve(faint, psf.stamp, mode="wrap") for psf in self.psfs]
+        scale = np.sqrt(3 * 100 / faint.var())
+        images = tuple(self.white(7 + k, 10.0) + scale * (d - d.mean()) for k, d in enumerate(drawn))
+        white = NoiseModel(sigma=10.0, correlation=np.pad([[1.0]], 4), method="sky")
+        for model in unshared_noise(images, (white, white), self.psfs, self.sky, NoiseConfig()):
+            # power at k = 0 is variance times the sum of the correlation
+            assert model.sigma**2 * model.correlation.sum() == pytest.approx(100, rel=0.1)
+            assert model.sigma == pytest.approx(10, rel=0.03)
+
+    def test_nothing_is_taken_in_a_crowded_field(self):
+        images = (self.white(8, 10.0),) * 2
+        model = NoiseModel(sigma=10.0, correlation=np.pad([[1.0]], 1), method="high frequencies")
+        left = unshared_noise(images, (model, model), self.psfs, self.sky, NoiseConfig())
+        assert left == (model, model)
