@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ks4diff.numerics.peaks import find_peaks, refine_peaks
 from ks4diff.products.candidates import Detections
 from ks4diff.products.difference import Difference
@@ -35,4 +37,5 @@ def detect(difference: Difference, config: DetectConfig) -> Detections:
     position = find_peaks(difference.score_corr, usable, config.threshold, radius)
     refined, _ = refine_peaks(difference.flux, position)
     _, score = refine_peaks(difference.score_corr, position)
-    return Detections(x=refined[0], y=refined[1], score=score)
+    order = np.argsort(-np.abs(score), kind="stable")  # a peak between pixels gains most by refining
+    return Detections(x=refined[0, order], y=refined[1, order], score=score[order])
