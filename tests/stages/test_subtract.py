@@ -1,0 +1,227 @@
+"""Nothing where nothing changed, and every change at its flux with the right error."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ks4diff.numerics.noise import autocovariance
+from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.pipeline.pair import process_pair
+from ks4diff.products.chip import AlignedTemplate
+from ks4diff.products.image import PixelFlag
+from ks4diff.stages.calibrate import CalibrateConfig, calibrate
+from ks4diff.stages.forced import forced_flux
+from ks4diff.stages.match import MatchConfig, match
+from ks4diff.stages.subtract import SubtractConfig, subtract
+from tests import skies
+
+
+class TestNothingChanged:
+    def quiet(self, static):
+        """Return the unflagged pixels in which no star has a third of the noise, in either image."""
+        pair, quiet = static.pair, static.subtracted.difference.flags == 0
+        for epoch in pair.epochs:
+            counts = epoch.throughput * pair.stars.flux
+            light = skies.draw(quiet.shape, pair.stars.x, pair.stars.y, counts, epoch.seeing)
+            quiet &= light < 0.3 * epoch.sky_sigma
+        return quiet
+
+    def test_the_score_is_unit_normal(self, static):
+        quiet = self.quiet(static)
+        assert quiet.mean() > 0.5
+        score = static.subtracted.difference.score_corr[quiet].astype(float)
+        # some 1700 independent values: the std's own error is 0.017, of which 2 are allowed on top
+        assert score.std() == pytest.approx(1, abs=0.05 + 2 * 0.017)
+        assert abs(score.mean()) < 0.1
+        assert static.result.report.scorr_std_sky == pytest.approx(1, abs=0.05 + 2 * 0.017)
+
+    def test_with_its_stars_too(self, static):
+        difference = static.subtracted.difference
+        score = difference.score_corr[difference.flags == 0].astype(float)
+        assert score.std() == pytest.approx(1, abs=0.1)
+        assert static.result.report.scorr_std == pytest.approx(score.std(), rel=1e-6)
+
+    def test_the_difference_is_white_with_the_stated_noise(self, static):
+        difference = static.subtracted.difference
+        quiet = self.quiet(static)
+        image = difference.difference - difference.difference[quiet].mean()
+        covariance = autocovariance(image, quiet, 3)
+        assert np.sqrt(covariance[3, 3]) == pytest.approx(difference.noise, rel=0.04)
+        covariance[3, 3] = 0
+        # 70000 pixels: 4 standard errors are 0.015 of the variance; faint stars leave as much again
+        assert np.abs(covariance).max() < 0.05 * difference.noise**2
+
+    def test_no_alert_comes_of_it(self, static):
+        assert static.result.alerts == []
+
+
+class TestEveryChange:
+    def pulls(self, changed):
+        pair, out = changed.pair, []
+        for sign, stars in ((1, pair.new), (-1, pair.gone)):
+            counts = sign * pair.science_counts(stars)
+            for x, y, truth in zip(stars.x, stars.y, counts, strict=True):
+                at = pair.geometry.template(np.array([x]), np.array([y]))[:, 0]
+                out.append((truth, *forced_flux(changed.subtracted, *at)))
+        return np.array(out).T
+
+    def test_fluxes_are_unbiased_and_their_errors_right(self, changed):
+        truth, flux, error = self.pulls(changed)
+        assert len(truth) >= 60
+        assert np.isfinite(flux).all()
+        pull = (flux - truth) / error
+        n = len(pull)
+        assert abs(pull.mean()) < 3 / np.sqrt(n)
+        assert pull.std() == pytest.approx(1, abs=3 / np.sqrt(2 * n))
+        weight = (truth / error) ** 2
+        # in the mean ratio 66 sources of S/N 8 to 80 leave 0.4 %; PSFs are good to 1 %
+        assert (weight * flux / truth).sum() / weight.sum() == pytest.approx(1, abs=0.02)
+
+    def test_none_is_missed_and_each_is_where_it_is(self, changed):
+        pair, off = changed.pair, []
+        for sign, stars in ((1, pair.new), (-1, pair.gone)):
+            for x, y in zip(stars.x, stars.y, strict=True):
+                row, distance = changed.nearest(x, y)
+                assert distance < 1.5
+                assert changed.table["is_positive"][row] == (sign > 0)
+                error = np.hypot(changed.table["x_err"][row], changed.table["y_err"][row])
+                off.append(distance / np.hypot(error, 0.05))
+        # a Rayleigh variate's rms is sqrt(2) per unit of one axis' error
+        assert np.sqrt(np.mean(np.square(off))) < 1.5
+
+    def test_the_candidates_fluxes_are_theirs(self, changed):
+        pair, ratio = changed.pair, []
+        for sign, stars in ((1, pair.new), (-1, pair.gone)):
+            truth = sign * pair.science_counts(stars)
+            rows = [changed.nearest(x, y)[0] for x, y in zip(stars.x, stars.y, strict=True)]
+            ratio += list((changed.table["flux"][rows] / truth)[truth * sign > 3000])
+        assert len(ratio) > 30
+        assert np.median(ratio) == pytest.approx(1, abs=0.02)
+
+
+def on_one_grid(pair):
+    """Return (chip, other as template, the reverse) for two images that are registered pixel by pixel."""
+    chips = [calibrate(raw, CalibrateConfig()) for raw in (pair.science, pair.template)]
+    aligned = [
+        AlignedTemplate(image=c.image, psf=c.psf, noise=c.noise, gain=c.gain, coverage=1.0) for c in chips
+    ]
+    return chips, aligned
+
+
+@pytest.fixture(scope="module")
+def registered():
+    still = skies.Geometry(scale=1.0, rotation_deg=0, shift=(0, 0), bend=0)
+    new = skies.Stars(x=np.array([71.3]), y=np.array([200.8]), flux=np.array([9000.0]))
+    shape = (310, 350)
+    return skies.Scene(shape=shape, template_shape=shape, geometry=still, new=new).make(81)
+
+
+def test_swapping_the_images_flips_every_sign(registered):
+    (a, b), (ta, tb) = on_one_grid(registered)
+    forward = match(a, tb, MatchConfig())
+    # an image's own background ends at the border and so would be seen there
+    forward = replace(forward, background=np.zeros_like(forward.background))
+    c = forward.flux_scale
+    # the same match seen from the other side: b = a / c
+    backward = replace(
+        forward,
+        flux_scale=1 / c,
+        science_noise=forward.template_noise,
+        template_noise=forward.science_noise,
+    )
+    one = subtract(a, tb, forward, 0.04, SubtractConfig())
+    other = subtract(b, ta, backward, 0.04, SubtractConfig())
+    assert np.abs(one.score_corr).max() > 10
+    np.testing.assert_allclose(other.score_corr, -one.score_corr, atol=2e-3)
+    np.testing.assert_allclose(other.difference * c, -one.difference, atol=2e-3 * one.noise)
+    np.testing.assert_allclose(other.psf.stamp, one.psf.stamp, atol=1e-6)
+    assert other.noise * c == pytest.approx(one.noise, rel=1e-5)
+
+
+def test_scaling_one_image_changes_no_score(registered):
+    brighter = replace(
+        registered.science, data=registered.science.data * np.float32(4), gain=registered.science.gain / 4
+    )
+    results = []
+    for science in (registered.science, brighter):
+        (a, _), (_, tb) = on_one_grid(replace(registered, science=science))
+        matched = match(a, tb, MatchConfig())
+        results.append((matched.flux_scale, subtract(a, tb, matched, 0.04, SubtractConfig())))
+    (scale, one), (scale4, four) = results
+    assert scale4 == pytest.approx(4 * scale, rel=1e-4)
+    np.testing.assert_allclose(four.score_corr, one.score_corr, atol=0.02)
+    np.testing.assert_allclose(four.flux, 4 * one.flux, atol=0.08 * np.median(one.flux_err))
+
+
+def test_astrometric_noise_only_widens_errors(registered):
+    (a, _), (_, tb) = on_one_grid(registered)
+    matched = match(a, tb, MatchConfig())
+    with_it = subtract(a, tb, matched, 0.2, SubtractConfig())
+    without = subtract(a, tb, matched, 0.2, SubtractConfig(astrometric_noise=False))
+    np.testing.assert_array_equal(with_it.difference, without.difference)
+    assert (with_it.flux_err >= without.flux_err * (1 - 1e-6)).all()
+    x, y = np.rint([registered.stars.x, registered.stars.y]).astype(int)
+    inside = (x > 30) & (y > 30) & (x < 320) & (y < 280)
+    brightest = np.flatnonzero(inside)[np.argmax(registered.stars.flux[inside])]
+    place = y[brightest], x[brightest]
+    box = tuple(slice(p - 4, p + 5) for p in place)
+    assert with_it.flux_err[box].max() > 1.2 * without.flux_err[box].max()
+
+
+def test_inputs_are_left_as_they_were(registered):
+    kept = copy.deepcopy(registered)
+    process_pair(registered.science, registered.template, PipelineConfig())
+    np.testing.assert_array_equal(registered.science.data, kept.science.data)
+    np.testing.assert_array_equal(registered.template.data, kept.template.data)
+    (a, _), (_, tb) = on_one_grid(registered)
+    matched = match(a, tb, MatchConfig())
+    before = copy.deepcopy((a, tb, matched))
+    subtract(a, tb, matched, 0.1, SubtractConfig())
+    for now, then in zip((a, tb), before[:2], strict=True):
+        for name in ("data", "variance", "flags"):
+            np.testing.assert_array_equal(getattr(now.image, name), getattr(then.image, name))
+        np.testing.assert_array_equal(now.psf.stamp, then.psf.stamp)
+        np.testing.assert_array_equal(now.noise.correlation, then.noise.correlation)
+    np.testing.assert_array_equal(matched.background, before[2].background)
+
+
+class TestWhatIsBroken:
+    def test_a_bleed_is_flagged_along_its_column(self, hurt):
+        flags = hurt.subtracted.difference.flags
+        column = flags[72:208, 300]
+        assert (column & (PixelFlag.BLEED | PixelFlag.SATURATED) != 0).all()
+        assert not (flags[20:280, 150] & PixelFlag.BLEED).any()
+
+    def test_a_faint_trail_beside_the_core_is_flagged(self):
+        pair = skies.Scene(n_stars=900).make(82)
+        data = pair.science.data.copy()
+        data[150:157, 197:204] = 30000.0
+        data[20:290, 200] += 3 * pair.epochs[0].sky_sigma  # hidden under any star, long as the column
+        hurt = replace(pair.science, data=data, saturation=30000.0)
+        result = process_pair(hurt, pair.template, PipelineConfig())
+        flags = result.subtracted.difference.flags
+        assert (flags[30:280, 200] & (PixelFlag.BLEED | PixelFlag.SATURATED) != 0).mean() > 0.95
+        bled = (flags & PixelFlag.BLEED) != 0
+        assert not bled[:, 230:].any()
+        assert not bled[:, :170].any()
+
+    def test_holes_are_flagged_with_the_reach_of_the_filters(self, hurt):
+        flags = hurt.subtracted.difference.flags
+        assert (flags[288:312, 20:35] & PixelFlag.NO_DATA != 0).all()
+        assert (flags[200:203, 330:334] & PixelFlag.NON_FINITE != 0).all()
+        assert not flags[250:280, 150:170].any()
+
+    def test_the_border_is_flagged(self, static):
+        flags = static.subtracted.difference.flags
+        for edge in (flags[:3], flags[-3:], flags[:, :3], flags[:, -3:]):
+            assert (edge & PixelFlag.EDGE != 0).all()
+        assert not (flags[8:-8, 8:-8] & PixelFlag.EDGE).any()
+
+    def test_everything_is_finite(self, hurt):
+        difference = hurt.subtracted.difference
+        for name in ("difference", "score_corr", "flux", "flux_err"):
+            assert np.isfinite(getattr(difference, name)).all()
