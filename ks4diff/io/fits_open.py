@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import re
 import stat
@@ -44,6 +45,27 @@ _OTHER_FORMATS = {
 }
 
 
+class _CheckedHeaders:
+    """Refuses a header with more than the standard's 999 axes: astropy would look for each of them."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return what the file's own read returns."""
+        block = super().read(size)
+        if block.startswith((b"SIMPLE  =", b"XTENSION=")):
+            axes = re.search(rb"NAXIS   = *(\d{4,})", block)
+            if axes:
+                raise OSError(f"NAXIS = {axes[1][:20].decode()}: not a FITS header")
+        return block
+
+
+class _Plain(_CheckedHeaders, io.BufferedReader):
+    """A file read as it is."""
+
+
+class _Gzip(_CheckedHeaders, gzip.GzipFile):
+    """A gzip file, unpacked while it is read."""
+
+
 @contextmanager
 def failing_as_input_error(prefix: str) -> Iterator[None]:
     """Turn what astropy raises on a broken file into an InputError, one line that starts with ``prefix``."""
@@ -69,17 +91,18 @@ def open_fits(path: Path) -> Iterator[tuple[fits.HDUList, gzip.GzipFile | None]]
     """
     _check_path(path)
     try:
-        stream = path.open("rb")
+        stream = _Plain(io.FileIO(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
     with stream:
-        start = stream.read(2880)
+        with failing_as_input_error(f"{path}: broken FITS file"):
+            start = stream.read(2880)
         stream.seek(0)
         if not start.startswith(b"\x1f\x8b"):
             with _hdus(path, stream, start) as hdus:
                 yield hdus, None
             return
-        with gzip.GzipFile(fileobj=stream) as packed:
+        with _Gzip(fileobj=stream) as packed:
             with failing_as_input_error(f"{path}: broken gzip file"):
                 start = packed.read(2880)
                 packed.seek(0)

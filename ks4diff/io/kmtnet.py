@@ -28,7 +28,7 @@ from ks4diff.io.kmtnet_sections import Image
 from ks4diff.products.chip import Amplifier, RawChip
 from ks4diff.products.errors import InputError, TruncatedFile
 from ks4diff.products.exposure import ExposureFiles, FileForm
-from ks4diff.products.ids import ExposureId
+from ks4diff.products.ids import CHIPS, ExposureId
 from ks4diff.products.image import PixelFlag
 
 _MIN_AMPLIFIER_SIDE = 4
@@ -128,6 +128,8 @@ def read_exposure_chip(files: ExposureFiles, chip: str, *, threads: int = 2) -> 
             f"{files.id}: no file with chip {chip} (missing: {', '.join(files.missing) or 'none'})"
         )
     with _opened(path) as file:
+        if file.packed is None:  # gzip streams are followed to their end below
+            _check_end(file)
         layout = file.layout.chips.get(chip)
         if layout is None or not layout.real:
             raise InputError(f"{path}: has no data of chip {chip}")
@@ -191,7 +193,11 @@ def _check_end(file: _Opened) -> None:
                 size = file.packed.tell()
             except EOFError:
                 raise TruncatedFile(f"{file.path}: truncated: its gzip stream is cut") from None
-    if size <= end - 2880 or rest.startswith(b"XTENSION"[: len(rest)] if rest else b"-"):
+    # The last block may lack its padding; but not where HDUs that should follow are not there.
+    counts = [len(layout.pieces) for layout in file.layout.chips.values()]
+    whole = len(file.images) == 1 or counts == [max(counts, default=0)] * len(CHIPS)
+    another = rest != b"" and b"XTENSION".startswith(rest)
+    if another or size <= end - 2880 or (size < end and not whole):
         raise TruncatedFile(f"{file.path}: truncated: {size} bytes, the last HDU ends at {end}")
 
 

@@ -79,6 +79,15 @@ def layout_of(where: str, images: Sequence[Image], primary: fits.Header, name: s
     return _amplifiers(where, images, primary)
 
 
+def _across(images: Sequence[Image], chips: Sequence[str], primary: fits.Header) -> int:
+    """Return how many amplifiers lie side by side on a chip: NAMPS, or more when the file has more."""
+    labels = [_AMPLIFIER.match(image.name) for image in images]
+    stated = amplifiers_of(primary) if text([primary], "NAMPS") else 1
+    if all(labels):
+        return max(stated, *(int(label[2]) for label in labels))
+    return max(stated, *(chips.count(chip) for chip in set(chips)))
+
+
 def amplifiers_of(primary: fits.Header) -> int:
     """Return NAMPS, amplifiers side by side on a chip; 8 when absent or absurd."""
     words = text([primary], "NAMPS") or ""
@@ -130,9 +139,7 @@ def _amplifiers(where: str, images: Sequence[Image], primary: fits.Header) -> Fi
     pieces = [(image, *amplifier_pieces(where, image, primary)) for image in images]
     chips = _chips_of_amplifiers(where, images)
     bottom = min((section[2] for _, _, section in pieces if section), default=0)
-    across = max(amplifiers_of(primary), max(chips.count(chip) for chip in set(chips)))
-    numbers = [_AMPLIFIER.match(image.name) for image in images]
-    across = max([int(m[2]) for m in numbers if m], default=across) if all(numbers) else across
+    across = _across(images, chips, primary)
     layouts = {}
     for chip in CHIPS_IN_FILES:
         mine = [entry for entry, of in zip(pieces, chips, strict=True) if of == chip]

@@ -154,6 +154,8 @@ def raw_chip_pieces(
     before, after = _number([image.header], "PRESCANX"), _number([image.header], "OVERSCNX")
     if before is None and after is None and image.shape == (9232, 9688):
         before, after = _PRESCAN, _OVERSCAN
+    if (before is None) != (after is None):
+        raise InputError(f"{where}: PRESCANX is {before} and OVERSCNX {after}: where the data lie is unknown")
     if before is None or not after:
         return None
     width, rest = divmod(columns - amplifiers * (before + after), amplifiers)
