@@ -1,4 +1,4 @@
-"""Read a full-size raw exposure, 32 amplifiers of 1211 x 9232, chip by chip (written first, removed after)."""
+"""Read a full-size raw exposure (32 amplifiers of 1211 x 9232) chip by chip; writes it before."""
 
 from __future__ import annotations
 
