@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two pieces
 ATTEMPTS = 4  # of one file, each going on where the last one stopped
 MAX_IMAGES = 10_000
-_CHUNK_BYTES = 2**20
+_CHUNK_BYTES = 2**16  # what a cut loses at most
 _BAND_COLUMNS = ("vox:bandpass_id", "bandpass_id", "filter", "band", "em_band")
 _SIZE_COLUMNS = ("vox:image_filesize", "access_estsize", "filesize")
 _SUM_COLUMNS = ("sha256", "checksum", "md5")
@@ -92,9 +92,10 @@ def _file_name(url: str) -> str:
     """Return a safe name for a download: the address's last part and a digest of the whole."""
     parts = urlsplit(url)
     stem = re.sub(r"[^A-Za-z0-9._+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".")
-    match = re.match(r"(.{1,100}?)(\.fits?(?:\.gz|\.fz)?)?$", stem[:120], flags=re.IGNORECASE)
-    name, suffix = (match[1], match[2]) if match else ("image", None)
-    return f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{(suffix or '.fits').lower()}"
+    suffix = re.search(r"\.fits?(\.gz|\.fz)?$", stem, flags=re.IGNORECASE)
+    name = stem[: suffix.start()] if suffix else stem
+    ending = suffix[0].lower() if suffix else ".fits"
+    return f"{name[:100] or 'image'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{ending}"
 
 
 def download(image: RemoteImage, folder: Path, max_bytes: int) -> Path:
@@ -188,6 +189,7 @@ def _verify(image: RemoteImage, part: Path) -> None:
         read_tile_header(part)
     except InputError:
         part.unlink(missing_ok=True)
+        part.with_name(f"{part.name}.etag").unlink(missing_ok=True)
         raise
 
 

@@ -42,7 +42,8 @@ def read_field_grid(path: Path | None = None) -> FieldGrid:
     """
     path = path or shared_path("templates/ks4-fields.csv")
     try:
-        ra, dec, dithers = np.loadtxt(path, delimiter=",", skiprows=3, unpack=True)
+        rows = [line.split(",") for line in path.read_text(encoding="ascii").splitlines()[3:]]
+        ra, dec, dithers = np.array(rows, dtype=np.float64).T
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a table of fields ({one_line(error)})") from error
     return FieldGrid(ra=ra, dec=dec, dithers=dithers.astype(np.int16))

@@ -159,6 +159,7 @@ def enclosing_box(wcs: WCS, footprint: Footprint, margin_pix: int) -> PixelBox:
     x, y = wcs.all_world2pix(*footprint.border.T, 0, quiet=True)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError("the tile's projection does not reach the whole footprint")
+    x, y = np.round(x, 6), np.round(y, 6)  # a border on a pixel's edge shall not take the next pixel in
     low = np.floor([x.min() + 0.5, y.min() + 0.5]).astype(int) - margin_pix
     high = np.ceil([x.max() + 0.5, y.max() + 0.5]).astype(int) + margin_pix
     return PixelBox(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
