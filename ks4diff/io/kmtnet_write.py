@@ -21,16 +21,16 @@ from ks4diff.io.kmtnet_write_cards import (
     image_lines,
     line,
     observation_lines,
-    start,
+    stored,
     strip_lines,
     strip_name,
     wcs_lines,
 )
+from ks4diff.io.kmtnet_write_new import level_one, raw_pair
 from ks4diff.products.errors import ConfigError
 from ks4diff.products.simulated import ExposureFacts, SimulatedChip
 
 Hdu = tuple[list[str], np.ndarray | None]
-_PAIR_OVERSCAN = (48, 84)  # columns and rows of the new electronics (raw FITS specification)
 
 
 def write_exposure(
@@ -91,7 +91,18 @@ def _stream(stream: BinaryIO, hdus: Iterator[Hdu]) -> None:
 
 def _tile_compress(plain: Path, target: Path) -> None:
     """Rewrite a file with lossless tile compression; cards that astropy cannot parse are left out."""
-    drop = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "BZERO")
+    drop = (
+        "SIMPLE",
+        "XTENSION",
+        "BITPIX",
+        "NAXIS",
+        "NAXIS1",
+        "NAXIS2",
+        "EXTEND",
+        "PCOUNT",
+        "GCOUNT",
+        "BZERO",
+    )
     drop += ("COMMENT", "CONTINUE", "", "BSCALE")
     with quiet_astropy(str(plain)), fits.open(plain, do_not_scale_image_data=True) as source:
         out = fits.HDUList([fits.PrimaryHDU()])
@@ -107,11 +118,6 @@ def _tile_compress(plain: Path, target: Path) -> None:
         out.writeto(target, overwrite=True, output_verify="silentfix")
 
 
-def _stored(counts: np.ndarray) -> np.ndarray:
-    """Return counts 0 to 65535 as signed big-endian numbers, to go with BZERO 32768."""
-    return (counts.astype(np.int32) - 32768).astype(">i2")
-
-
 def _raw_strip(chip: SimulatedChip, position: int) -> np.ndarray:
     strip = chip.amplifiers[position]
     data = chip.counts[:, strip.x0 : strip.x1]
@@ -125,7 +131,7 @@ def _raw_mef(facts: ExposureFacts, chips: Sequence[SimulatedChip]) -> Iterator[t
         yield [*empty_primary_lines(), *observation_lines(facts, name)], None
         for chip in chips:
             for position in _by_label(chip):
-                data = _stored(_raw_strip(chip, position))
+                data = stored(_raw_strip(chip, position))
                 lines = image_lines(data, strip_name(chip.chip, position))
                 lines += [line("REALDATA", True), *strip_lines(chip, position, raw=True)]
                 yield [*lines, line("FILTER", facts.band), line("BZERO", 32768)], data
@@ -139,14 +145,14 @@ def _by_label(chip: SimulatedChip) -> list[int]:
 
 
 def _raw_chip(facts: ExposureFacts, chips: Sequence[SimulatedChip]) -> Iterator[tuple[str, Iterator[Hdu]]]:
-    """The camera's own files: prescans first, overscans last; K and N upside down."""
+    """Give the camera's own files: prescans first, overscans last; K and N upside down."""
     for chip in chips:
         name = f"KMTN{chip.chip.lower()}.{facts.id.night}.{facts.id.number:06d}.fits"
         whole = np.hstack([*chip.prescan, chip.counts, *chip.overscan])
         if chip.chip in BACKWARDS:
             parts = [part[::-1, ::-1] for part in (*chip.prescan[::-1], chip.counts, *chip.overscan[::-1])]
             whole = np.hstack(parts)
-        data = _stored(whole)
+        data = stored(whole)
         lines = [*image_lines(data, primary=True), line("BSCALE", 1), line("BZERO", 32768)]
         lines += [line("DETID", chip.chip), *observation_lines(facts, name, single=True)]
         yield name, iter([(lines, data)])
@@ -189,72 +195,12 @@ def _single(facts: ExposureFacts, chips: Sequence[SimulatedChip]) -> Iterator[tu
     for chip in chips:
         name = f"{facts.id}.{chip.chip.lower() * 2}.fits"
         data = chip.trimmed().astype(">f4")
-        lines = [*image_lines(data, primary=True), *wcs_lines(chip.header_wcs), *observation_lines(facts, name)]
+        lines = [
+            *image_lines(data, primary=True),
+            *wcs_lines(chip.header_wcs),
+            *observation_lines(facts, name),
+        ]
         yield name, iter([(lines, data)])
-
-
-def _level_one(facts: ExposureFacts, chips: Sequence[SimulatedChip]) -> Iterator[tuple[str, Iterator[Hdu]]]:
-    """Assembled chips in electrons with the solved TAN-SIP, and their masks in a second file."""
-    names = [f"{facts.id}.ceu.l1ccd.mef.fits", f"{facts.id}.ceu.l1ccd.mask.mef.fits"]
-
-    def hdus(name: str, kind: str) -> Iterator[Hdu]:
-        common = [item for item in observation_lines(facts, name) if not item.startswith(("BUNIT", "INSTRUME"))]
-        yield [*empty_primary_lines(), *common, line("INSTRUME", f"KMT{facts.id.site.facts.letter.upper()} 18k CCD")], None
-        for chip in chips:
-            data = (chip.electrons() if kind == "SCI" else chip.mask()).astype(">f4" if kind == "SCI" else "u1")
-            lines = [*image_lines(data, f"{kind}_{chip.chip}"), line("CHIPID", chip.chip)]
-            if kind == "SCI":
-                lines += [line("BUNIT", "electron"), line("WCSSOLVE", True), *_sip_lines(chip)]
-            yield lines, data
-
-    yield names[0], hdus(names[0], "SCI")
-    yield names[1], hdus(names[1], "MASK")
-
-
-def _sip_lines(chip: SimulatedChip) -> list[str]:
-    header = (chip.solved_wcs or chip.header_wcs).to_header(relax=True)
-    plain = [c for c in header.cards if c.keyword not in ("DATE-REF", "MJDREF", "COMMENT", "HISTORY", "")]
-    return [line(c.keyword, c.value) for c in plain]
-
-
-def _raw_pair(facts: ExposureFacts, chips: Sequence[SimulatedChip]) -> Iterator[tuple[str, Iterator[Hdu]]]:
-    """The new electronics' files: two chips side by side, overscan columns inwards and rows in the middle."""
-    over, middle = _PAIR_OVERSCAN
-    present = {chip.chip: chip for chip in chips}
-    for pair in ("MK", "NT"):
-        mine = [present.get(letter) for letter in pair]
-        some = next((chip for chip in mine if chip is not None), None)
-        if some is None:
-            continue
-        if None in mine:
-            raise ConfigError(f"form raw-pair needs both chips of {pair}")
-        rows, width = some.counts.shape[0], some.counts.shape[1] // STRIPS
-        name = f"KMT{facts.id.site.facts.letter.upper()}.{facts.id.night}.{facts.id.number:06d}.{pair}.fits"
-        data = _stored(np.hstack([_pair_half(chip, over, middle) for chip in mine]))
-        begin = start(facts)
-        millis = f"{begin:%Y-%m-%dT%H:%M:%S}.{begin.microsecond // 1000:03d}"
-        gone = ("NAMPS", "UT  ", "PRESCANX", "OVERSCNX", "DATE-OBS", "INSTRUME", "PIXSCALE", "COMMENT", "GAINDL")
-        lines = [*image_lines(data, primary=True), line("BSCALE", 1), line("BZERO", 32768)]
-        lines += [item for item in observation_lines(facts, name) if not item.startswith(gone)]
-        sizes = {"AMPNAX1": width + over, "AMPNAX2": rows // 2 + middle, "IMAGEX": width, "IMAGEY": rows // 2}
-        sizes |= {"PRESCNX": 0, "PRESCNY": 0, "OVRSCNX": over, "OVRSCNY": middle}
-        lines += [line(key, value) for key, value in sizes.items()]
-        lines += [line("DETID", pair), line("DATE-OBS", millis), line("PIXSCALE", 0.395)]
-        yield name, iter([([*lines, line("INSTRUME", "KMTA 18k CCD")], data)])
-
-
-def _pair_half(chip: SimulatedChip, over: int, middle: int) -> np.ndarray:
-    """Return one chip's half of the frame; its overscan repeats the legacy one's pixels."""
-    rows = chip.counts.shape[0]
-    half = rows // 2
-    tiles = []
-    for position, strip in enumerate(chip.amplifiers):
-        bias = np.hstack([chip.overscan[position], chip.prescan[position]])[:, :over]
-        data = chip.counts[:, strip.x0 : strip.x1]
-        tile = np.hstack([data, bias] if position < STRIPS // 2 else [bias, data])
-        level = np.full((2 * middle, tile.shape[1]), round(float(chip.bias[position].mean())), np.uint16)
-        tiles.append(np.vstack([tile[:half], level, tile[half:]]))
-    return np.hstack(tiles)
 
 
 FORMS: dict[str, Callable[..., Iterator[tuple[str, Iterator[Hdu]]]]] = {
@@ -263,7 +209,7 @@ FORMS: dict[str, Callable[..., Iterator[tuple[str, Iterator[Hdu]]]]] = {
     "trimmed": _trimmed(True),
     "trimmed-nosec": _trimmed(False),
     "four": _four,
-    "raw-pair": _raw_pair,
-    "l1": _level_one,
+    "raw-pair": raw_pair,
+    "l1": level_one,
     "single": _single,
 }

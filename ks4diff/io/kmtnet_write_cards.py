@@ -17,6 +17,7 @@ BACKWARDS = ("K", "N")  # their strip 1 is the rightmost
 FULL = (9216, 9232)
 GAPS = (460, 933)
 _MJD_UNIX = 40587.0
+_LONG = 67  # characters of a string that fit on a card before the &
 _BITPIX = {"i2": 16, "i4": 32, "f4": -32, "u1": 8}
 _NUMBER = {Site.CTIO: 1, Site.SAAO: 2, Site.SSO: 3}
 
@@ -37,10 +38,22 @@ def line(name: str, value: object = None, comment: str = "") -> str:
     return f"{name:<8}= {words}{tail}"[:80].ljust(80)
 
 
+def long_lines(name: str, value: str, comment: str) -> list[str]:
+    """Return a string over several cards, ended by an empty CONTINUE with the comment, as in real files."""
+    parts = [value[k : k + _LONG] for k in range(0, len(value), _LONG)]
+    lines = [f"{name:<8}= '{parts[0]}&'", *(f"CONTINUE  '{part}&'" for part in parts[1:])]
+    return [*lines, f"CONTINUE  '' / {comment}"]
+
+
 def block(lines: Iterable[str]) -> bytes:
     """Return the header's bytes, END and padding included."""
     text = "".join(item.ljust(80) for item in (*lines, "END"))
     return text.ljust(-(-len(text) // 2880) * 2880).encode("ascii")
+
+
+def stored(counts: np.ndarray) -> np.ndarray:
+    """Return counts 0 to 65535 as signed big-endian numbers, to go with BZERO 32768."""
+    return (counts.astype(np.int32) - 32768).astype(">i2")
 
 
 def image_lines(data: np.ndarray, extname: str | None = None, *, primary: bool = False) -> list[str]:
@@ -110,8 +123,9 @@ def observation_lines(facts: ExposureFacts, filename: str, *, single: bool = Fal
         line("TSHOPEN", fraction, "Master IC reports shutter open time"),
         line("TSHSHUT", None, "Master IC reportsshutter close time"),
         line("DATASRC", "CT_CORRECTION", "CBBs do ADC, CTC, or SIM data sources"),
-        f"FILENAME= '/KMTNetPL/PL/SENDER3/d_INPUT/{facts.id.night}/{filename}&'",
-        "CONTINUE  '' / MEF Filename",
+        *long_lines(
+            "FILENAME", f"/KMTNetPL/PL/SENDER3/d_INPUT/MEF_FITS/{facts.id.night}/{filename}", "MEF Filename"
+        ),
         line("PROJID", "KS4"),
         line("INSTRUME", "KMTS", "Instrument Name"),
         line("TIMESYS", "UTC", "Time System"),
