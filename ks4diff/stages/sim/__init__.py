@@ -1,0 +1,1 @@
+"""A KMTNet-like night with known truth: sky, optics, detector, template."""
