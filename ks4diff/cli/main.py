@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from ks4diff import __version__
-from ks4diff.cli import alerts, calibrate, demo, subtract, templates
+from ks4diff.cli import alerts, calibrate, demo, run, simulate, subtract, templates
 from ks4diff.products.errors import ConfigError, DeliveryError, InputError, SkipChip
 
 app = typer.Typer(
-    help="Find what suddenly appears: difference imaging from two FITS images to alert packets.",
+    help="Find what suddenly appears: difference imaging from exposures to alert packets.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("subtract")(subtract.subtract)
+app.command("run")(run.run)
+app.command("simulate")(simulate.simulate)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(templates.app, name="templates")
@@ -39,7 +41,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Find what suddenly appears: difference imaging from two FITS images to alert packets."""
+    """Find what suddenly appears: difference imaging from exposures to alert packets."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True
