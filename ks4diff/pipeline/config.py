@@ -38,6 +38,11 @@ class PipelineConfig:
     quality: QualityConfig = field(default_factory=QualityConfig)
     min_rb: float | None = None  # alerts need this score; None takes the model's own threshold
 
+    def __post_init__(self) -> None:
+        """Refuse a score that does not exist: every candidate would pass NaN."""
+        if self.min_rb is not None and not 0 <= self.min_rb <= 1:
+            raise ValueError(f"min_rb must be from 0 to 1, got {self.min_rb}")
+
     def digest(self) -> str:
         """Return the sha256, hex, of all values: equal for equal configurations on every machine."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
