@@ -1,0 +1,253 @@
+"""What looks like a source scores high; what scores high becomes an alert; everything else is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ks4diff.products.candidates import CANDIDATE_FLAGS, FLAG_BIT, REJECTING_BITS
+from ks4diff.products.chip import AlignedTemplate
+from ks4diff.products.difference import Difference, Quality
+from ks4diff.products.image import MaskedImage, PixelFlag
+from ks4diff.products.psf import Psf
+from ks4diff.stages.detect import DetectConfig, detect
+from ks4diff.stages.forced import forced_flux
+from ks4diff.stages.measure import MeasureConfig, measure
+from ks4diff.stages.package import package, row_of, select
+from ks4diff.stages.photometry import NJY_ZEROPOINT, limiting_flux, magnitude, njy_per_count
+from ks4diff.stages.quality import QualityConfig, judge, scorr_std
+from ks4diff.stages.score import ScoreConfig, rank, score
+from tests import skies
+from tests.stages.test_register import NOISE, chip
+
+SHAPE = (91, 91)  # square for once: it is turned
+PSF = Psf(stamp=skies.Seeing(fwhm=4.0).stamp(25).astype(np.float32), fwhm_pix=4.0, n_stars=50)
+NONE = np.empty(0)
+
+
+def star(x, y, flux):
+    return skies.draw(SHAPE, [x], [y], [flux], skies.Seeing(fwhm=4.0))
+
+
+def pixel(x, y, flux):
+    image = np.zeros(SHAPE)
+    image[y, x] = flux
+    return image
+
+
+THINGS = {
+    "star": star(45.3, 44.6, 900.0),
+    "faint star": star(45.3, 44.6, 220.0),
+    "dipole": star(44.2, 45.0, 1500.0) - star(46.2, 45.4, 1480.0),
+    "cosmic ray": pixel(45, 45, 300.0) + pixel(46, 45, 120.0),
+    "trail": sum(pixel(k, 45, 60.0) for k in range(20, 70)),
+}
+
+
+def rb_of(image, seed=1, *, turns=0, sign=1):
+    """Return rb of the strongest detection of an image in white noise of sigma 1, turned and signed."""
+    noise = np.random.default_rng(seed).normal(0, 1, SHAPE)
+    seen = (sign * np.rot90(image + noise, turns)).astype(np.float32)
+    matched = ndimage.correlate(seen.astype(float), PSF.stamp.astype(float), mode="constant")
+    norm = float(np.sqrt((PSF.stamp.astype(float) ** 2).sum()))
+    difference = Difference(
+        difference=seen,
+        score_corr=(matched / norm).astype(np.float32),
+        flux=(matched / norm**2).astype(np.float32),
+        flux_err=np.full(SHAPE, 1 / norm, dtype=np.float32),
+        flags=np.zeros(SHAPE, dtype=np.int32),
+        psf=PSF,
+        flux_scale=1.0,
+        noise=1.0,
+    )
+    lone = chip(NONE, NONE, NONE, shape=SHAPE)
+    blank = MaskedImage(data=seen * 0, variance=seen * 0 + 1, flags=np.zeros(SHAPE, dtype=np.int32))
+    template = AlignedTemplate(image=blank, psf=PSF, noise=NOISE, gain=1.0, coverage=1.0)
+    found = measure(detect(difference, DetectConfig()), lone, template, difference, MeasureConfig())
+    return score(found, PSF.fwhm_pix, ScoreConfig()).table["rb"]
+
+
+class TestScore:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_point_source_scores_high(self, seed):
+        assert rb_of(THINGS["star"], seed)[0] > 0.5
+
+    @pytest.mark.parametrize("name", ["dipole", "cosmic ray", "trail"])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_what_is_none_scores_low(self, name, seed):
+        assert rb_of(THINGS[name], seed).max() < 0.2
+
+    @pytest.mark.parametrize("name", THINGS)
+    @pytest.mark.parametrize(("turns", "sign"), [(1, 1), (2, 1), (3, 1), (0, -1), (1, -1)])
+    def test_neither_rotation_nor_polarity_matters(self, name, turns, sign):
+        upright, turned = rb_of(THINGS[name])[0], rb_of(THINGS[name], turns=turns, sign=sign)[0]
+        assert turned == pytest.approx(upright, abs=1e-3)
+
+    def test_it_is_between_0_and_1_or_withheld(self, hurt):
+        rb = hurt.table["rb"]
+        assert ((rb >= 0) & (rb <= 1) | np.isnan(rb)).all()
+        assert np.isnan(rb[hurt.table["masked_fraction"] > 0.3]).all()
+        assert (hurt.table["masked_fraction"] > 0.3).any()
+
+    def test_real_changes_pass(self, changed):
+        pair, passed = changed.pair, []
+        for stars in (pair.new, pair.gone):
+            rows = [changed.nearest(x, y)[0] for x, y in zip(stars.x, stars.y, strict=True)]
+            strong = changed.table["snr"][rows] > 15
+            passed += list(changed.table["rb"][rows][strong] >= 0.5)
+        assert np.mean(passed) > 0.9
+
+    def test_scoring_leaves_its_input_alone(self, changed):
+        before = changed.table.tobytes()
+        score(changed.subtracted.candidates, 4.0, ScoreConfig(strong_score=70.0))
+        assert changed.table.tobytes() == before
+
+    def test_rank_puts_the_rejected_last(self, hurt):
+        table = hurt.table[rank(hurt.subtracted.candidates)]
+        rejected = (table["flags"] & REJECTING_BITS) != 0
+        assert rejected.any()
+        assert not rejected[0]
+        assert (np.diff(rejected.astype(int)) >= 0).all()
+        worth = np.nan_to_num(table["rb"]) * np.abs(table["scorr"])
+        assert (np.diff(worth[~rejected]) <= 0).all()
+
+
+class TestSelect:
+    def test_every_candidate_is_an_alert_or_counted_once(self, hurt, changed):
+        for run in (hurt, changed):
+            rows, dropped = select(run.subtracted, min_rb=0.5)
+            assert len(rows) + sum(dropped.values()) == len(run.table)
+            assert len(set(rows)) == len(rows)
+            good = (run.table["flags"] & REJECTING_BITS == 0) & (run.table["rb"] >= 0.5)
+            assert sorted(rows) == np.flatnonzero(good).tolist()
+
+    def test_alerts_of_both_signs(self, changed):
+        rows, _ = select(changed.subtracted, min_rb=0.5)
+        assert len(set(changed.table["is_positive"][rows])) == 2
+
+    def test_reasons(self, changed):
+        table = changed.table[:6].copy()
+        table["flags"] = [0, FLAG_BIT["dipole"] | FLAG_BIT["saturated"], FLAG_BIT["on_source"], 0, 0, 0]
+        table["rb"] = [0.9, 0.9, 0.9, np.nan, 0.3, 0.5]
+        few = replace(changed.subtracted, candidates=replace(changed.subtracted.candidates, table=table))
+        rows, dropped = select(few, min_rb=0.5)
+        assert rows.tolist() == [0, 2, 5]
+        assert dropped == {"saturated": 1, "rb_withheld": 1, "rb_below_threshold": 1}
+
+    def test_a_failed_chip_gives_none(self, changed):
+        failed = replace(changed.subtracted, quality=Quality(verdict="fail", reasons=("why",)))
+        would, _ = select(changed.subtracted, min_rb=0.5)
+        rows, dropped = select(failed, min_rb=0.5)
+        assert len(rows) == 0
+        assert dropped["quality_fail"] == len(would) > 0
+
+
+class TestPackage:
+    def packed(self, run, exposure="e1"):
+        rows, _ = select(run.subtracted, min_rb=0.5)
+        return rows, package(run.subtracted, rows, run.result.provenance, exposure=exposure, min_rb=0.5)
+
+    def test_ids_are_distinct_and_the_same_again(self, changed):
+        rows, alerts = self.packed(changed)
+        assert len(alerts) > 40
+        assert len({a.candid for a in alerts}) == len({a.alert_id for a in alerts}) == len(alerts)
+        assert all(0 < a.candid < 2**63 for a in alerts)
+        assert [row_of(a) for a in alerts] == list(rows)
+        again = self.packed(changed)[1]
+        assert [(a.candid, a.alert_id) for a in again] == [(a.candid, a.alert_id) for a in alerts]
+        other = self.packed(changed, "e2")[1]
+        assert not {a.candid for a in other} & {a.candid for a in alerts}
+
+    def test_another_processing_gives_other_alert_ids_of_the_same_candidates(self, changed):
+        rows, alerts = self.packed(changed)
+        provenance = replace(changed.result.provenance, config_digest="another")
+        other = package(changed.subtracted, rows, provenance, exposure="e1", min_rb=0.5)
+        assert [a.candid for a in other] == [a.candid for a in alerts]
+        assert not {a.alert_id for a in other} & {a.alert_id for a in alerts}
+
+    def test_they_say_what_was_measured(self, changed):
+        rows, alerts = self.packed(changed)
+        for row, alert in zip(rows, alerts, strict=True):
+            measured = changed.table[row]
+            assert alert.candidate.flux == measured["flux"]
+            assert alert.candidate.isdiffpos == (measured["flux"] > 0)
+            assert alert.candidate.ra is None
+            assert alert.candidate.magpsf is None
+            assert alert.object_id is None
+            assert alert.candidate.rbthreshold == 0.5
+            rejecting = {flag.name for flag in CANDIDATE_FLAGS if flag.rejecting}
+            assert not rejecting & set(alert.candidate.flags)
+            np.testing.assert_array_equal(
+                alert.cutouts.difference, changed.subtracted.candidates.cutouts[row, 2]
+            )
+
+
+class TestQuality:
+    def verdict(self, run, *, rms=0.03, std=1.0, coverage=1.0, n_stars=50, gain_source="given", left=0):
+        s = run.subtracted
+        image = np.random.default_rng(1).normal(0, std, s.difference.score_corr.shape).astype(np.float32)
+        table = s.candidates.table[:left].copy()
+        table["flags"] = FLAG_BIT["on_source"]
+        return judge(
+            replace(s.chip, psf=replace(s.chip.psf, n_stars=n_stars), gain_source=gain_source),
+            replace(s.template, psf=replace(s.template.psf, n_stars=50), coverage=coverage),
+            replace(s.registration, rms_pix=rms, n_matched=20),
+            replace(s.difference, score_corr=image),
+            replace(s.candidates, table=table),
+            QualityConfig(),
+        )
+
+    def test_verdicts(self, changed):
+        assert self.verdict(changed).verdict == "pass"
+        assert self.verdict(changed).reasons == ()
+        for odd in ({"rms": 0.2}, {"std": 1.5}, {"coverage": 0.3}, {"n_stars": 5}, {"gain_source": "guess"}):
+            judged = self.verdict(changed, **odd)
+            assert judged.verdict == "warn"
+            assert len(judged.reasons) == 1
+        for bad in ({"left": 60}, {"rms": 0.7}, {"std": 9.0}, {"rms": float("nan")}, {"std": float("nan")}):
+            assert self.verdict(changed, **bad).verdict == "fail"
+
+    def test_the_std_is_of_unmasked_pixels(self, changed):
+        difference = changed.subtracted.difference
+        wild = difference.score_corr.copy()
+        wild[difference.flags != 0] = 1e6
+        assert scorr_std(replace(difference, score_corr=wild)) == pytest.approx(scorr_std(difference))
+        assert np.isnan(scorr_std(replace(difference, flags=difference.flags | int(PixelFlag.EDGE))))
+
+
+class TestPhotometry:
+    def test_nanojansky(self):
+        assert njy_per_count(NJY_ZEROPOINT) == pytest.approx(1)
+        assert njy_per_count(23.9) == pytest.approx(1000)  # 23.9 AB is a microjansky
+
+    def test_magnitudes(self):
+        assert magnitude(100.0, 25.0) == pytest.approx(20)
+        assert magnitude(100.0, None) is None
+        assert magnitude(-1.0, 25.0) is None
+        assert magnitude(float("nan"), 25.0) is None
+
+    def test_the_limit_is_five_median_errors(self, changed):
+        difference = changed.subtracted.difference
+        good = difference.flags == 0
+        assert limiting_flux(difference) == pytest.approx(5 * np.median(difference.flux_err[good]))
+        assert np.isnan(limiting_flux(replace(difference, flags=difference.flags | int(PixelFlag.EDGE))))
+
+    def test_forced_fluxes_where_there_is_no_data(self, hurt):
+        at = hurt.pair.geometry.template(np.array([26.0, 160.0, -30.0]), np.array([300.0, 210.0, 50.0]))
+        assert np.isnan(forced_flux(hurt.subtracted, *at[:, 0])).all()
+        assert np.isfinite(forced_flux(hurt.subtracted, *at[:, 1])).all()
+        assert np.isnan(forced_flux(hurt.subtracted, *at[:, 2])).all()
+
+    def test_forced_fluxes_of_empty_places_are_noise(self, changed):
+        everything = changed.pair.stars + changed.pair.new + changed.pair.gone
+        bright = skies.Stars(**{n: getattr(everything, n)[everything.flux > 900] for n in ("x", "y", "flux")})
+        shape = changed.subtracted.difference.flux.shape
+        x, y = skies.apart(77, shape, 40, bright, distance=9)
+        at = changed.pair.geometry.template(x, y)
+        flux, error = np.array([forced_flux(changed.subtracted, *p) for p in at.T]).T
+        pull = flux / error
+        assert abs(pull.mean()) < 3 / np.sqrt(40)
+        assert pull.std() == pytest.approx(1, abs=3 / np.sqrt(80))
