@@ -141,7 +141,7 @@ def read_exposure_chip(files: ExposureFiles, chip: str, *, threads: int = 2) -> 
                 image = file.images[layout.pieces[0].hdu]
                 layout = by_contrast(where, file.hdus[image.index], image, chip, layout)
             data = (np.empty if _covered(layout) else np.zeros)(layout.shape, np.float32)
-            overscans = read_pieces(path, file.hdus, layout.pieces, data, threads)
+            overscans = read_pieces(path, file.hdus, layout.pieces, data, threads, file.packed)
             if file.packed is not None:
                 read_to_end(file.packed)
         if not layout.ordered:

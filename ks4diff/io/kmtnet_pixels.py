@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,24 @@ from astropy.io import fits
 from ks4diff.io.fits_header import card
 from ks4diff.io.kmtnet_sections import Piece
 
+Fill = Callable[[memoryview, int], int]  # fills a buffer from an offset of the file, returns the bytes read
+
 _BLOCK_BYTES = 2**20  # read at a time: stays in the processor's cache between reading and converting
 _SECTION_PIXELS = 2**22  # through astropy, whose temporaries are float64
 _NATIVE = {8: ">u1", 16: ">i2", -32: ">f4"}  # float32 holds their values exactly
 
 
 def read_pieces(
-    path: Path, hdus: fits.HDUList, pieces: Sequence[Piece], data: np.ndarray, threads: int
+    path: Path,
+    hdus: fits.HDUList,
+    pieces: Sequence[Piece],
+    data: np.ndarray,
+    threads: int,
+    packed: gzip.GzipFile | None = None,
 ) -> list[np.ndarray | None]:
     """Copy every piece to its place in ``data`` (float32) and return their overscans (or None).
+
+    ``packed`` is the stream of a gzip file; it is read once, from its first piece to its last.
 
     Raises
     ------
@@ -35,10 +46,14 @@ def read_pieces(
         return [found.get(id(piece)) for piece in pieces]
     sources = {piece.hdu: hdus[piece.hdu] for piece in wanted}
     plans = {index: _Plain(item) for index, item in sources.items()}
+    if packed is not None:
+        fill = partial(_fill_from_stream, packed)
+        ordered = sorted(wanted, key=lambda piece: (piece.hdu, piece.rows, piece.columns))
+        found = {id(piece): plans[piece.hdu].read(fill, piece, data) for piece in ordered}
+        return [found.get(id(piece)) for piece in pieces]
     with path.open("rb") as stream, ThreadPoolExecutor(max(1, threads)) as pool:
-        jobs = {
-            id(piece): pool.submit(plans[piece.hdu].read, stream.fileno(), piece, data) for piece in wanted
-        }
+        fill = partial(_fill_from_file, stream.fileno())
+        jobs = {id(piece): pool.submit(plans[piece.hdu].read, fill, piece, data) for piece in wanted}
         return [jobs[id(piece)].result() if id(piece) in jobs else None for piece in pieces]
 
 
@@ -50,14 +65,14 @@ def sample_columns(item: object, shape: tuple[int, int], rows: int = 64) -> np.n
 
 
 def _is_plain(item: object) -> bool:
-    """Return whether an HDU's pixels lie in the file as they are: no tiles, no gzip, no BLANK."""
-    if isinstance(item, fits.CompImageHDU) or item.fileinfo()["file"].compression is not None:
+    """Return whether an HDU's pixels lie in the (unpacked) file as they are: no tiles, no BLANK."""
+    if isinstance(item, fits.CompImageHDU):
         return False
     return item.header.get("BITPIX") in _NATIVE and card(item.header, "BLANK") is None
 
 
 class _Plain:
-    """The pixels of one uncompressed HDU, read with pread: safe for threads, and a cut file is an error."""
+    """The pixels of one uncompressed HDU, read in blocks of rows; a cut file is an error."""
 
     def __init__(self, item: object) -> None:
         self.dtype = np.dtype(_NATIVE[item.header["BITPIX"]])
@@ -66,7 +81,7 @@ class _Plain:
         self.zero = _scaling(item.header, "BZERO", 0.0)
         self.scale = _scaling(item.header, "BSCALE", 1.0)
 
-    def read(self, descriptor: int, piece: Piece, data: np.ndarray) -> np.ndarray | None:
+    def read(self, fill: Fill, piece: Piece, data: np.ndarray) -> np.ndarray | None:
         target = _target(piece, data)
         overscan = _overscan(piece)
         row_bytes = self.columns * self.dtype.itemsize
@@ -76,7 +91,7 @@ class _Plain:
         for row in range(first, last, step):
             count = min(step, last - row)
             view = buffer[: count * row_bytes]
-            if os.preadv(descriptor, [view], self.start + row * row_bytes) != len(view):
+            if fill(view, self.start + row * row_bytes) != len(view):
                 raise OSError(f"file ends before row {row + count} of {self.rows}")
             block = np.frombuffer(view, self.dtype).reshape(count, self.columns)
             here = slice(row - first, row - first + count)
@@ -113,6 +128,19 @@ def _read_section(item: object, piece: Piece, data: np.ndarray) -> np.ndarray | 
             if overscan is not None:
                 overscan[row - first : stop - first] = band[:, slice(*piece.overscan)]
     return _turned(piece, overscan)
+
+
+def _fill_from_file(descriptor: int, view: memoryview, start: int) -> int:
+    """Read from an offset without moving the file's position, so that threads do not disturb each other."""
+    return os.preadv(descriptor, [view], start)
+
+
+def _fill_from_stream(packed: gzip.GzipFile, view: memoryview, start: int) -> int:
+    packed.seek(start)
+    filled = 0
+    while filled < len(view) and (count := packed.readinto(view[filled:])):
+        filled += count
+    return filled
 
 
 def _scaling(header: fits.Header, name: str, default: float) -> float:
