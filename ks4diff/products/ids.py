@@ -18,7 +18,7 @@ class SiteFacts:
     longitude_deg: float
     latitude_deg: float
     altitude_m: float
-    night_boundary_ut_hours: float  # an exposure before this UT belongs to the night of the day before
+    night_boundary_ut_hours: float  # 12:30 local time, when the night in file names changes
 
 
 class Site(StrEnum):
