@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-_STACK_BYTES = 2**27  # of one block of rows of all frames
+_STACK_BYTES = 2**26  # of one block of rows of all frames
 
 
 class Scratch:
@@ -18,6 +18,7 @@ class Scratch:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._paths: list[Path] = []
+        self.shape: tuple[int, int] = (0, 0)  # (rows, columns) of the frames
         self.names: list[str] = []
 
     def __len__(self) -> int:
@@ -25,26 +26,34 @@ class Scratch:
         return len(self._paths)
 
     def add(self, frame: np.ndarray, name: str) -> None:
-        """Park a frame [y, x] as float32."""
-        path = self._folder / f"{len(self._paths):04d}.npy"
-        np.save(path, np.ascontiguousarray(frame, dtype=np.float32), allow_pickle=False)
+        """Park a frame [y, x] as float32.
+
+        Raises
+        ------
+        ValueError
+            When it has another shape than those before.
+
+        """
+        if self._paths and frame.shape != self.shape:
+            raise ValueError(f"frame of shape {frame.shape} among others of {self.shape}")
+        path = self._folder / f"{len(self._paths):04d}.f4"
+        np.ascontiguousarray(frame, dtype=np.float32).tofile(path)
+        self.shape = frame.shape
         self._paths.append(path)
         self.names.append(name)
 
     def blocks(self, which: list[int] | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield (rows, float32 [n, rows, columns]) from the bottom to the top, of all or some frames."""
         paths = self._paths if which is None else [self._paths[k] for k in which]
-        frames = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
-        height, width = frames[0].shape
-        step = max(1, _STACK_BYTES // (4 * width * len(frames)))
+        height, width = self.shape
+        step = max(1, _STACK_BYTES // (4 * width * len(paths)))
         for start in range(0, height, step):
             rows = slice(start, min(start + step, height))
-            yield rows, np.stack([frame[rows] for frame in frames])
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns) of the frames."""
-        return np.load(self._paths[0], mmap_mode="r", allow_pickle=False).shape
+            stack = np.empty((len(paths), rows.stop - start, width), np.float32)
+            for frame, path in zip(stack, paths, strict=True):
+                part = np.fromfile(path, np.float32, count=frame.size, offset=4 * start * width)
+                frame[:] = part.reshape(frame.shape)
+            yield rows, stack
 
 
 @contextmanager

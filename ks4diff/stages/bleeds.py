@@ -65,7 +65,7 @@ def _follow(trails, data, component, direction, *, mirror, config) -> None:
     sides = sides[(sides >= 0) & (sides < width)]
     start = rows.stop if direction > 0 else rows.start - 1
     active = patch.any(axis=0)
-    chunk = 256
+    chunk = 64  # most stars do not bleed; a long trail doubles it
     while active.any() and 0 <= start < height and len(sides):
         y = start + direction * np.arange(chunk)
         y = y[(y >= 0) & (y < height)]

@@ -29,14 +29,15 @@ def fringe_frame(data: np.ndarray, flags: np.ndarray, config: FringeConfig) -> n
     clean = np.where(bad, 0, data).astype(np.float32)
     mesh = min(config.fringe_mesh_pix, max(min(data.shape) // 4, 16))
     background = sep.Background(clean, mask=bad, bw=mesh, bh=mesh)
-    sources = _sources(clean - background.back(), bad)
-    background = sep.Background(clean, mask=bad | sources, bw=mesh, bh=mesh)
-    if not background.globalback > 0:
+    sky = background.globalback
+    if not sky > 0:
         return np.full(data.shape, np.nan, np.float32)
-    frame = clean - background.back()
-    frame /= np.float32(background.globalback)
-    frame[bad | sources] = np.nan
-    return frame
+    clean -= background.back()
+    bad |= _sources(clean, bad)
+    clean -= sep.Background(clean, mask=bad, bw=mesh, bh=mesh).back()  # what the sources had lifted
+    clean /= np.float32(sky)
+    clean[bad] = np.nan
+    return clean
 
 
 def fringe_scale(

@@ -125,8 +125,7 @@ def _default_saturation(raw: RawChip, config: SignatureConfig) -> float:
 def _flag_as_read(data: np.ndarray, flags: np.ndarray, full: float, config: SignatureConfig) -> np.ndarray:
     """Flag, in place, what the file's own counts show: full and missing pixels. Return bool: full."""
     saturated = data >= full  # false for NaN
-    near = ndimage.binary_dilation(saturated, iterations=2)  # neighbours of a full pixel hold spilt charge
-    flags[near] |= PixelFlag.SATURATED
+    _flag_around(flags, saturated)
     flags[~np.isfinite(data)] |= PixelFlag.NON_FINITE
     zero = data == 0
     if np.count_nonzero(zero) >= config.zero_block_pix:
@@ -140,6 +139,16 @@ def _flag_as_read(data: np.ndarray, flags: np.ndarray, full: float, config: Sign
 def linearise(raw: RawChip, masters: Masters, config: SignatureConfig) -> np.ndarray:
     """Return float32 [y, x]: counts without bias and ghosts, divided by the flat; amplifiers as they are."""
     return _linearised(raw, overscan_levels(raw.amplifiers, config.overscan), masters, config)
+
+
+def _flag_around(flags: np.ndarray, saturated: np.ndarray) -> None:
+    """Raise SATURATED, in place, within two steps of a full pixel: neighbours hold its spilt charge."""
+    rows, columns = np.nonzero(saturated)
+    for dy in range(-2, 3):
+        for dx in range(abs(dy) - 2, 3 - abs(dy)):
+            y, x = rows + dy, columns + dx
+            inside = (y >= 0) & (y < len(flags)) & (x >= 0) & (x < flags.shape[1])
+            flags[y[inside], x[inside]] |= PixelFlag.SATURATED
 
 
 def _linearised(raw: RawChip, levels: list, masters: Masters, config: SignatureConfig) -> np.ndarray:

@@ -94,7 +94,7 @@ class Truth:
         return sky[20:-20, 20:-20]
 
 
-N_BIAS, N_FLAT, N_SCIENCE = 7, 7, 9
+N_BIAS, N_FLAT, N_SCIENCE = 7, 7, 10
 
 
 @pytest.fixture(scope="module")
