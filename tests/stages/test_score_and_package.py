@@ -19,6 +19,7 @@ from ks4diff.stages.measure import MeasureConfig, measure
 from ks4diff.stages.package import package, row_of, select
 from ks4diff.stages.photometry import NJY_ZEROPOINT, limiting_flux, magnitude, njy_per_count
 from ks4diff.stages.quality import QualityConfig, judge, scorr_std
+from ks4diff.stages.register import template_position
 from ks4diff.stages.score import ScoreConfig, rank, score
 from tests import skies
 from tests.stages.test_register import NOISE, chip
@@ -240,6 +241,15 @@ class TestPhotometry:
         assert np.isnan(forced_flux(hurt.subtracted, *at[:, 0])).all()
         assert np.isfinite(forced_flux(hurt.subtracted, *at[:, 1])).all()
         assert np.isnan(forced_flux(hurt.subtracted, *at[:, 2])).all()
+
+    def test_forced_fluxes_are_read_between_pixels(self, changed):
+        difference = changed.subtracted.difference
+        y, x = np.mgrid[: difference.flux.shape[0], : difference.flux.shape[1]]
+        peak = 1000 * np.exp(-((x - 200.5) ** 2 + (y - 150.5) ** 2) / (2 * 1.9**2))
+        made = replace(difference, flux=peak.astype(np.float32), flags=np.zeros_like(difference.flags))
+        subtracted = replace(changed.subtracted, difference=made)
+        at = template_position(subtracted.registration, np.array([200.5]), np.array([150.5]))[:, 0]
+        assert forced_flux(subtracted, *at)[0] == pytest.approx(1000, rel=0.01)
 
     def test_forced_fluxes_of_empty_places_are_noise(self, changed):
         everything = changed.pair.stars + changed.pair.new + changed.pair.gone

@@ -97,6 +97,17 @@ def test_the_psf_of_a_crowded_field(seed):
     assert np.hypot(*np.subtract(centroid(psf.stamp), centroid(truth))) < 0.05
 
 
+def test_faint_neighbours_leave_no_pedestal():
+    # 360 stars on 310x350 px, 60 of them found: the rest must not become the PSF's wings
+    error = []
+    for seed in (11, 12, 13):
+        psf, _ = measured(skies.star_field(seed, SHAPE, 1400), skies.BLURRED, seed)
+        truth = skies.BLURRED.seeing.stamp(len(psf.stamp))
+        core = truth > 0.1 * truth.max()
+        error.append(psf.stamp[core].sum(dtype=float) / truth[core].sum() - 1)
+    assert abs(np.mean(error)) < 0.015
+
+
 def test_fitted_stars_have_their_fluxes_and_places():
     stars = lone_stars(14)
     _, fitted = measured(stars, skies.SHARP, 14)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ks4diff.numerics.noise import autocovariance
 from ks4diff.pipeline.config import PipelineConfig
@@ -92,6 +93,25 @@ class TestEveryChange:
                 off.append(distance / np.hypot(error, 0.05))
         # a Rayleigh variate's rms is sqrt(2) per unit of one axis' error
         assert np.sqrt(np.mean(np.square(off))) < 1.5
+
+    def test_the_difference_image_holds_the_same_fluxes(self, changed):
+        difference = changed.subtracted.difference
+        stamp = difference.psf.stamp.astype(float)
+        # its wings and ringing beyond the stamp hold some 1 %
+        assert stamp.sum() == pytest.approx(1, abs=0.02)
+        half, ratio = len(stamp) // 2, []
+        for sign, stars in ((1, changed.pair.new), (-1, changed.pair.gone)):
+            truth = sign * changed.pair.science_counts(stars)
+            for x, y, flux in zip(stars.x, stars.y, truth, strict=True):
+                if abs(flux) < 4000 or min(x, y) < half + 2:
+                    continue
+                i, j = round(x), round(y)
+                box = difference.difference[j - 7 : j + 8, i - 7 : i + 8]
+                psf = ndimage.shift(stamp, (y - j, x - i), order=3)[half - 7 : half + 8, half - 7 : half + 8]
+                if box.shape == psf.shape:
+                    ratio.append((box * psf).sum() / (psf**2).sum() / flux)
+        assert len(ratio) > 20
+        assert np.median(ratio) == pytest.approx(1, abs=0.02)
 
     def test_the_candidates_fluxes_are_theirs(self, changed):
         pair, ratio = changed.pair, []
