@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import sep
@@ -16,6 +16,8 @@ from ks4diff.products.template import PixelBox
 from ks4diff.stages.background import reduce_chip
 from ks4diff.stages.calibrate import CalibrateConfig, calibrate
 from ks4diff.stages.stars import star_kernel
+
+MAX_COUNTS = 1e15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +89,9 @@ def measure_block(
 ) -> BlockMeasures:
     """Return what a block shows: ``data`` float32 [y, x] is the box ``read``, of which ``core`` counts.
 
-    Exact zeros and values that are not finite are no data.
+    Exact zeros and values that cannot be counts are no data.
     """
-    bad = (data == 0) | ~np.isfinite(data)
+    bad = (data == 0) | ~is_believable(data)
     inner = (slice(core.y0 - read.y0, core.y1 - read.y0), slice(core.x0 - read.x0, core.x1 - read.x0))
     coverage = _cell_means(~bad[inner], cell_pix)
     empty = np.full_like(coverage, np.nan)
@@ -115,6 +117,12 @@ def measure_block(
         top=top,
         n_top=int(np.count_nonzero(clean[inner] == top)),
     )
+
+
+def is_believable(data: np.ndarray) -> np.ndarray:
+    """Return which values may be counts: finite and below 1e15; sep 1.4 dies on sums of 3e38."""
+    with np.errstate(invalid="ignore"):
+        return np.abs(data) < MAX_COUNTS
 
 
 def _find_stars(
@@ -180,6 +188,7 @@ def sample_boxes(
 
 def measure_sample(raw: RawChip, config: IngestConfig) -> Sample | None:
     """Return the noise and PSF of a square of a tile; without PSF where stars are few, None without sky."""
+    raw = replace(raw, data=np.where(is_believable(raw.data), raw.data, np.float32(np.nan)))
     try:
         chip = calibrate(raw, config.calibrate)
     except SkipChip:

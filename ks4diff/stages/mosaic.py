@@ -16,6 +16,7 @@ from ks4diff.products.noise import NoiseModel
 from ks4diff.products.template import PixelBox, TilePart, TileRecord
 from ks4diff.stages.align import resampled_noise
 from ks4diff.stages.footprint import shifted_wcs
+from ks4diff.stages.ingest import MAX_COUNTS, is_believable
 
 MARGIN_PIX = 8  # taps of the resampling kernel, and a pixel for each rounding
 _STRIP_ROWS = 64  # worked on at a time: 2.4 MB of a chip's width stay in the cache
@@ -44,11 +45,11 @@ def make_part(data: np.ndarray, box: PixelBox, record: TileRecord, stars: StarLi
     x = np.arange(box.x0, box.x1)
     spread = _across(record.sigma**2, record.cell_pix, x)
 
-    def make_strip(top: int) -> None:
+    def make_strip(top: int) -> bool:
         rows = slice(top, min(top + _STRIP_ROWS, len(data)))
         y = np.arange(box.y0 + rows.start, box.y0 + rows.stop)
         np.matmul(_hats(y, record.cell_pix, len(record.sigma)), spread, out=variance[rows])
-        _flag(data[rows], record.saturation, flags[rows])
+        strange = _flag(data[rows], record.saturation, flags[rows])
         level = data[rows]
         if sky is not None:
             level = level - cell_values(sky, record.cell_pix, x, y)
@@ -59,14 +60,13 @@ def make_part(data: np.ndarray, box: PixelBox, record: TileRecord, stars: StarLi
             variance[rows] *= scale * scale
         if out is not data:
             out[rows] = level
+        return strange
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(make_strip, range(0, len(data), _STRIP_ROWS)))
+        strange = any(list(pool.map(make_strip, range(0, len(data), _STRIP_ROWS))))
     _spread_saturation(flags)
-    lost = (flags & int(PixelFlag.NO_DATA | PixelFlag.NON_FINITE)) != 0 if out is not data else None
-    if lost is None and not np.isfinite(data.sum()):
-        lost = ~np.isfinite(data)
-    if lost is not None:
+    if strange or out is not data:
+        lost = (flags & int(PixelFlag.NO_DATA | PixelFlag.NON_FINITE)) != 0
         out = np.where(lost, np.float32(0), out)
     return TilePart(
         image=MaskedImage(data=out, variance=variance, flags=flags),
@@ -111,16 +111,17 @@ def _sky_cells(record: TileRecord) -> np.ndarray | None:
     return record.background if level > _MIN_SKY_SIGMA * np.median(record.sigma[used]) else None
 
 
-def _flag(data: np.ndarray, saturation: float | None, flags: np.ndarray) -> None:
-    """Write the PixelFlag bits of rows as read into ``flags``."""
+def _flag(data: np.ndarray, saturation: float | None, flags: np.ndarray) -> bool:
+    """Write the PixelFlag bits of rows as read into ``flags``; return whether some are no counts at all."""
     np.multiply(data == 0, np.int32(PixelFlag.NO_DATA), out=flags, casting="unsafe")
-    top = data.max()  # NaN when one pixel is
-    if not np.isfinite(top) or not np.isfinite(data.min()):
-        flags[~np.isfinite(data)] = PixelFlag.NON_FINITE
-        top = np.inf
-    if saturation is not None and top >= saturation:
+    low, top = data.min(), data.max()  # NaN when one pixel is
+    strange = not (low > -MAX_COUNTS and top < MAX_COUNTS)
+    if strange:
+        flags[~is_believable(data)] = PixelFlag.NON_FINITE
+    if saturation is not None and not top < saturation:
         with np.errstate(invalid="ignore"):
-            flags[(data >= saturation) & np.isfinite(data)] |= np.int32(PixelFlag.SATURATED)
+            flags[(data >= saturation) & is_believable(data)] |= np.int32(PixelFlag.SATURATED)
+    return strange
 
 
 def _spread_saturation(flags: np.ndarray) -> None:

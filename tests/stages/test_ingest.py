@@ -139,3 +139,15 @@ def test_samples_avoid_what_has_no_data():
         assert coverage[box.y0 // 200 : box.y1 // 200, box.x0 // 200 : box.x1 // 200].min() == 1
         assert box.shape == (800, 800)
     assert sample_boxes(np.ones((5, 6), "f4"), 12, IngestConfig()) == [(0, 0, PixelBox(0, 0, 72, 60))]
+
+
+def test_values_that_are_no_counts_are_no_data():
+    """Guards against a crash: sep dies when sums of such values overflow."""
+    rng = np.random.default_rng(8)
+    data = rng.normal(0, 5, (120, 134)).astype("f4")
+    strange = rng.random(data.shape) < 0.05
+    data[strange] = rng.choice(np.array([3.3e38, -3.3e36, 1e30, np.inf, np.nan], "f4"), strange.sum())
+    box = PixelBox(0, 0, 134, 120)
+    block = measure_block(data, box, box, 40, CONFIG)
+    assert block.coverage.mean() == pytest.approx(1 - strange.mean(), abs=0.01)
+    assert np.nanmax(block.sigma) < 8
