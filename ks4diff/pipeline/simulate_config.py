@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "chips": ["K", "N"],
         "exposures": 2,
         "dither": False,
-        "fields": ["0292.115-50", "1001.181-32"],
+        "fields": ["1354.115-38", "1571.306-40"],
         "detector": {"cosmic_rays_mpix": 50.0, "trails": 0.5},
     },
     "full": {"size": [9216, 9232], "exposures": 4, "template": {"tile_pix": 22000}},

@@ -17,7 +17,6 @@ MASK_BITS = {
     "dead_strip": 1,
     "saturated": 2,
     "crosstalk": 8,
-    "cosmic_ray": 64,
 }
 
 
@@ -39,7 +38,8 @@ class SimulatedChip:
 
     ``counts`` uint16 [y, x] holds the trimmed pixels with their bias, ``bias`` float32 [amplifiers, rows]
     what was added to each row, ``overscan`` uint16 [amplifiers, rows, OVERSCAN] and ``prescan`` likewise.
-    ``truth`` are structured arrays and images by name: sources, artefacts, amplifiers, psf.
+    ``truth`` are structured arrays and images by name: sources, artefacts, psf, psf_grid,
+    fwhm_pix, and struck: bool [y, x], where particles left charge.
     """
 
     chip: str
@@ -76,6 +76,7 @@ class SimulatedChip:
             bit = MASK_BITS.get(row["kind"].decode())
             if bit:
                 out[max(row["y0"], 0) : max(row["y1"], 0), max(row["x0"], 0) : max(row["x1"], 0)] |= bit
+        out[self.truth["struck"]] |= 64
         for amplifier in self.amplifiers[1:]:
             out[:, amplifier.x0 - 1 : amplifier.x0 + 1] |= 16
         return out

@@ -62,6 +62,8 @@ def made_chip(name):
     )
     wcs.wcs.cd = [[-0.00011122222222222, 0], [0, 0.000111222222222222]]
     wcs.wcs.set()
+    struck = np.zeros(sky.shape, bool)
+    struck[30, 20] = True
     artefacts = np.array([(b"saturated", 3, 6, 10, 20), (b"bad_column", 40, 41, 0, ROWS)], dtype=ARTEFACT)
     return SimulatedChip(
         chip=name,
@@ -73,7 +75,7 @@ def made_chip(name):
         amplifiers=strips,
         true_cards={},
         header_wcs=wcs,
-        truth={"artefacts": artefacts},
+        truth={"artefacts": artefacts, "struck": struck},
         facts={},
     )
 
@@ -157,6 +159,7 @@ class TestDetails:
         flags = read_exposure_chip(exposure, "M").flags
         assert flags[12, 4] == PixelFlag.SATURATED
         assert flags[12, 40] == PixelFlag.BAD_PIXEL
+        assert flags[30, 20] == PixelFlag.BAD_PIXEL
         assert flags[50, 10] == 0
 
     @pytest.mark.parametrize("form", ["raw-mef", "raw-chip", "trimmed", "four", "single", "l1"])

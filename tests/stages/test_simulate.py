@@ -373,3 +373,43 @@ class TestExpectedScore:
                 relative.astype(np.float32),
             ),
         )
+
+
+def test_a_fast_asteroid_is_a_streak_through_its_place():
+    movers = replace(NOTHING, moving_mpix=40.0, moving_arcsec_hour=(300.0, 301.0), transient_faint_mag=18.5)
+    config = replace(BASE, sky=movers)
+    chip, _ = chip_of(config)
+    rows = chip.truth["sources"]
+    inside = (np.abs(rows["x"] - 256) < 200) & (np.abs(rows["y"] - 256) < 200)
+    assert inside.any()
+    image = chip.electrons() - chip.facts["sky_e"]
+    offset = np.arange(-28, 29)
+    for row in rows[inside]:
+        length = np.hypot(row["rate_x"], row["rate_y"]) * config.exptime_s / 3600
+        assert length == pytest.approx(300 / 30 / 0.395, rel=0.05)  # 120 s are a thirtieth of an hour
+        i, j = round(row["x"]), round(row["y"])
+        near = np.hypot(rows["x"] - row["x"], rows["y"] - row["y"]) < 70
+        if near.sum() > 1:
+            continue
+        cut = image[j - 28 : j + 29, i - 28 : i + 29]
+        along = (offset[None] * row["rate_x"] + offset[:, None] * row["rate_y"]) / np.hypot(
+            row["rate_x"], row["rate_y"]
+        )
+        bright = cut * (cut > 60)
+        assert (bright * along).sum() / bright.sum() == pytest.approx(0, abs=1.0)
+        spread = np.sqrt((bright * along**2).sum() / bright.sum())
+        assert spread == pytest.approx(length / np.sqrt(12), rel=0.2)
+
+
+def test_what_faded_is_expected_negative_and_what_brightened_positive():
+    config = replace(
+        BASE, sky=replace(NOTHING, fading_mpix=40.0, variable_mpix=60.0, transient_faint_mag=21.0)
+    )
+    rows = chip_of(config, tile=True)[0].truth["sources"]
+    faded, variable = rows[rows["kind"] == b"fading"], rows[rows["kind"] == b"variable"]
+    assert len(faded) > 2
+    assert len(variable) > 4
+    assert (faded["expected_scorr"] < -3).all()
+    assert (faded["flux_e"] == 0).all()
+    brighter = variable["mag"] < variable["template_mag"]
+    assert ((variable["expected_scorr"] > 0) == brighter).all()

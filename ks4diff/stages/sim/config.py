@@ -128,7 +128,7 @@ class SimulateConfig:
     cadence_s: float = 177.0
     start_utc_hours: float = -1.0  # of the first exposure; -1 takes the middle of the site's night
     first_number: int = 4413
-    fields: tuple[str, ...] = ("0292.115-50",)  # FFFF.RRR-DD: id and centre, to one degree
+    fields: tuple[str, ...] = ("1354.115-38",)  # FFFF.RRR-DD, of those centred on whole degrees
     sky: SkyConfig = field(default_factory=SkyConfig)
     optics: OpticsConfig = field(default_factory=OpticsConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)

@@ -49,7 +49,7 @@ class Patch:
 
 
 def field_centre(name: str) -> tuple[float, float]:
-    """Return (ra, dec) degrees of a tile's name FFFF.RRR-DD, such as 0292.115-50."""
+    """Return (ra, dec) degrees of a tile's name FFFF.RRR-DD, such as 1354.115-38."""
     try:
         place = name.split(".", 1)[1]
         ra, dec = float(place[:3]), float(place[3:])

@@ -143,7 +143,8 @@ def simulate_chip(
     stamps = [
         [scene.psf.stamp(x0 + i * dx, y0 + j * dy, PSF_STAMP_HALF) for i in range(n_x)] for j in range(n_y)
     ]
-    read = read_out(config, expose(config, scene, key, strips), patch, key, strips)
+    exposed = expose(config, scene, key, strips)
+    read = read_out(config, exposed, patch, key, strips)
     return SimulatedChip(
         chip=chip,
         corner=(patch.x0, patch.y0),
@@ -159,6 +160,7 @@ def simulate_chip(
             "artefacts": read.artefacts,
             "psf": np.array(stamps, dtype=np.float32),
             "psf_grid": scene.psf.grid,
+            "struck": exposed.struck,
             "fwhm_pix": np.array([[s.fwhm for s in row] for row in scene.psf.shapes]),
         },
         facts={

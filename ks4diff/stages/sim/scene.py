@@ -15,7 +15,7 @@ from ks4diff.stages.sim.psf import OpticalState, PsfField, draw_psf_field, optic
 from ks4diff.stages.sim.sky import KINDS, at_time
 
 REACH_ELECTRONS = 0.15  # per pixel: a hundredth of the sky noise of a dark B exposure
-TRAIL_POINTS = 5  # a moving object's streak is drawn as this many points
+TRAIL_STEP_PIX = 1.0  # a moving object's streak is a row of points at most this far apart: a third of a FWHM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,20 +116,19 @@ def _placed(
 def _add_points(light: np.ndarray, psf: PsfField, sources: np.ndarray, exptime_s: float) -> None:
     """Draw point sources; moving ones as a row of points over the exposure, their x and y at its middle."""
     still = sources["rate_x"] == 0
-    places = [np.stack([sources[still][n] for n in ("x", "y", "flux_e")])]
-    for k in range(TRAIL_POINTS):
-        hours = ((k + 0.5) / TRAIL_POINTS - 0.5) * exptime_s / 3600
-        moving = sources[~still]
-        places.append(
-            np.stack(
-                [
-                    moving["x"] + moving["rate_x"] * hours,
-                    moving["y"] + moving["rate_y"] * hours,
-                    moving["flux_e"] / TRAIL_POINTS,
-                ]
-            )
-        )
-    points = np.concatenate(places, axis=1)
+    moving = sources[~still]
+    hours = exptime_s / 3600
+    length = np.hypot(moving["rate_x"], moving["rate_y"]) * hours
+    count = np.ceil(length / TRAIL_STEP_PIX).astype(int) + 1
+    each = np.repeat(np.arange(len(moving)), count)
+    first = np.repeat(np.cumsum(count) - count, count)
+    when = ((np.arange(len(each)) - first + 0.5) / count[each] - 0.5) * hours
+    streak = [
+        moving["x"][each] + moving["rate_x"][each] * when,
+        moving["y"][each] + moving["rate_y"][each] * when,
+        moving["flux_e"][each] / count[each],
+    ]
+    points = np.concatenate([np.stack([sources[still][n] for n in ("x", "y", "flux_e")]), streak], axis=1)
     add_sources(
         light,
         np.concatenate([points, psf.reach(points[2], REACH_ELECTRONS)[None]]),
