@@ -114,9 +114,10 @@ def blank():
     return chip_of(replace(BASE, sky=NOTHING, template=replace(BASE.template, combine="mean")), tile=True)
 
 
-@pytest.fixture(scope="module")
-def pair():
-    return chip_of(CHANGES_ONLY, tile=True)
+@pytest.fixture(scope="module", params=["mean", "median"])
+def pair(request):
+    combined = replace(CHANGES_ONLY, template=replace(CHANGES_ONLY.template, combine=request.param))
+    return *chip_of(combined, tile=True), request.param
 
 
 class TestStars:
@@ -282,7 +283,7 @@ class TestDeterminism:
 class TestExpectedScore:
     def test_zogy_with_true_psfs_finds_what_is_expected(self, pair):
         """A truly resampled template, warped back, subtracted with everything known: the pulls are normal."""
-        chip, made = pair
+        chip, made, how = pair
         rows = chip.truth["sources"]
         rows = isolated(rows, chip.counts.shape, apart=30, edge=40, flux=100)
         assert len(rows) > 25
@@ -299,7 +300,7 @@ class TestExpectedScore:
         science = chip.electrons().astype(np.float32)
         key = [*exposure.key, ord("K")]
         science -= detector.sky_image(CHANGES_ONLY, patch_of(CHANGES_ONLY, "K"), key, slice(0, shape[0]))
-        psf, power = self.reference(made, (384.0, 384.0), wcs)
+        psf, power = self.reference(made, how, (384.0, 384.0), wcs)
         variance = chip.facts["sky_e"] + np.mean([s.read_noise**2 for s in chip.amplifiers])
         middle = chip.truth["psf"].mean(axis=(0, 1))
         done = self.subtracted(science, warped - np.median(warped), middle, variance, psf, power)
@@ -315,7 +316,7 @@ class TestExpectedScore:
 
     def test_source_noise_lowers_the_score_as_zogy_says(self, pair):
         """One bright source, its noise-free light as the variance map: eqs 25-27 give the expected S_corr."""
-        chip, made = pair
+        chip, made, how = pair
         row = chip.truth["sources"][0:1].copy()
         wcs = true_wcs(
             distortions(CHANGES_ONLY)["K"],
@@ -337,9 +338,9 @@ class TestExpectedScore:
         seen.light[208:305, 208:305] += flux * stamp
         variance = 360.0
         expected, limit = truth.expected_scores(
-            seen, variance, np.array([flux]), (made.contributions, "mean"), row
+            seen, variance, np.array([flux]), (made.contributions, how), row
         )
-        psf, power = self.reference(made, (384.0, 384.0), wcs)
+        psf, power = self.reference(made, how, (384.0, 384.0), wcs)
         science = seen.light[192:321, 192:321]
         done = self.subtracted(
             science, np.zeros_like(science), seen.psf.stamp(256, 256, 24), variance, psf, power, light=science
@@ -349,11 +350,11 @@ class TestExpectedScore:
         assert measured == pytest.approx(expected[0], rel=0.02)
         assert expected[0] < 0.8 * limit[0]
 
-    def reference(self, made, place, wcs):
+    def reference(self, made, how, place, wcs):
         """Return the template's true PSF stamp and its noise power on a grid, around a science pixel."""
         ra, dec = wcs.all_pix2world([place[0]], [place[1]], 0)
         seen = [(c, *(float(v[0]) for v in pixels(c.wcs, ra, dec))) for c in made.contributions]
-        transform, power = truth._reference(seen, "mean")
+        transform, power = truth._reference(seen, how)
         return extract(fft.irfft2(transform, (truth.GRID, truth.GRID)), 49), power
 
     def subtracted(self, science, warped, psf_n, variance, psf_r, power, light=None):
