@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ from ks4diff.products.errors import SkipChip
 from ks4diff.products.exposure import ExposureFiles
 from ks4diff.products.ids import CHIPS
 from ks4diff.products.template import TilePart
+from ks4diff.stages.astrometry import nominal_wcs
 from ks4diff.stages.footprint import chip_footprint
 from ks4diff.stages.signature import remove_signature
 
 log = logging.getLogger(__name__)
 
 DELIVERY_DEADLINE_S = 30.0
+POINTING_ERROR_PIX = 320  # 2 arcminutes at 0.4 arcsec: what a raw header's position may be wrong by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +131,16 @@ def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: Pipeline
     """
     raw = read_exposure_chip(files, chip)
     if raw.wcs is None:
+        raw = replace(raw, wcs=nominal_wcs(raw))
+    if raw.wcs is None:
         raise SkipChip("the header gives no position to look a template up by")
     masters = None
     if edges.calibrations is not None:
         site, night = str(files.id.site), files.id.night
         masters = load_masters(edges.calibrations, site, chip, raw.filter, night)
     raw = remove_signature(raw, masters, config.signature)
-    part = template_for(edges.templates, chip_footprint(raw.wcs, raw.data.shape), raw.filter, config.template)
+    wanted = replace(config.template, margin_pix=max(config.template.margin_pix, POINTING_ERROR_PIX))
+    part = template_for(edges.templates, chip_footprint(raw.wcs, raw.data.shape), raw.filter, wanted)
     return process_pair(raw, as_reference(part), config, exposure=str(files.id), template_ids=part.tile_ids)
 
 

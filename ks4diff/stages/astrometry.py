@@ -13,6 +13,13 @@ from ks4diff.products.chip import RawChip
 from ks4diff.products.registration import Registration
 from ks4diff.stages.register import template_position
 
+PIXEL_ARCSEC = 0.3952  # KASI's level-1 design; headers say 0.400
+CHIP_CENTRE_DEG = {  # east and north of the mosaic's centre, from the same (CTIO 2026)
+    "M": (0.533, 0.562),
+    "K": (-0.533, 0.562),
+    "N": (0.533, -0.562),
+    "T": (-0.533, -0.562),
+}
 GRID = 24  # positions a side through which the WCS is fitted
 SIP_DEGREE = 4  # one more than the registration's: a cubic of pixels seen through the tangent projection
 
@@ -33,6 +40,28 @@ def solved(raw: RawChip, registration: Registration, template: RawChip, flux_sca
         area = pixel_area(registration, raw.data.shape)
         zeropoint = template.zeropoint + 2.5 * float(np.log10(flux_scale / area))
     return replace(raw, wcs=wcs, zeropoint=zeropoint)
+
+
+def nominal_wcs(raw: RawChip) -> WCS | None:
+    """Return the WCS that a KMTNet chip should have where the telescope says it points, None without a pointing.
+
+    A plain TAN of the true scale and the chips' places in the mosaic; the pointing errs by up to 2
+    arcminutes, the chips are turned by up to 0.8 degrees and the field is distorted by up to 54 arcseconds in
+    the corners.
+    """
+    if raw.pointing is None or raw.chip not in CHIP_CENTRE_DEG:
+        return None
+    rows, columns = raw.data.shape
+    east, north = CHIP_CENTRE_DEG[raw.chip]
+    pixel = PIXEL_ARCSEC / 3600
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = list(raw.pointing)
+    wcs.wcs.cdelt = [-pixel, pixel]
+    # columns grow to the west, rows to the north
+    wcs.wcs.crpix = [(columns + 1) / 2 + east / pixel, (rows + 1) / 2 - north / pixel]
+    wcs.pixel_shape = (columns, rows)
+    return wcs
 
 
 def chip_wcs(shape: tuple[int, int], registration: Registration, template: WCS) -> WCS:
