@@ -48,7 +48,7 @@ def make_part(data: np.ndarray, box: PixelBox, record: TileRecord, stars: StarLi
     def make_strip(top: int) -> bool:
         rows = slice(top, min(top + _STRIP_ROWS, len(data)))
         y = np.arange(box.y0 + rows.start, box.y0 + rows.stop)
-        np.matmul(_hats(y, record.cell_pix, len(record.sigma)), spread, out=variance[rows])
+        _down(spread, record.cell_pix, y, variance[rows])
         strange = _flag(data[rows], record.saturation, flags[rows])
         level = data[rows]
         if sky is not None:
@@ -88,18 +88,32 @@ def cell_values(cells: np.ndarray, cell_pix: float | list[float], x: np.ndarray,
     on level.
     """
     high, wide = cell_pix if isinstance(cell_pix, list) else (cell_pix, cell_pix)
-    return _hats(y, high, len(cells)) @ _across(cells, wide, x)
+    values = np.empty((len(y), len(x)), dtype=np.float32)
+    _down(_across(cells, wide, x), high, y, values)
+    return values
 
 
 def _across(cells: np.ndarray, cell: float, x: np.ndarray) -> np.ndarray:
     """Return float32 [rows of cells, len(x)]: the map at each column of pixels."""
-    return cells.astype(np.float32) @ _hats(x, cell, cells.shape[1]).T
+    left, part = _between(x, cell, cells.shape[1])
+    right = np.minimum(left + 1, cells.shape[1] - 1)
+    return (cells[:, left] * (1 - part) + cells[:, right] * part).astype(np.float32)
 
 
-def _hats(position: np.ndarray, cell: float, n: int) -> np.ndarray:
-    """Return float32 [len(position), n]: the weight of each cell at each pixel, rows sum 1."""
-    at = np.clip((position + 0.5) / cell - 0.5, 0, n - 1).astype(np.float32)
-    return np.maximum(1 - np.abs(at[:, None] - np.arange(n, dtype=np.float32)), 0)
+def _down(across: np.ndarray, cell: float, y: np.ndarray, out: np.ndarray) -> None:
+    """Write the map at rows ``y`` into ``out``, from its values across at each row of cells."""
+    # row by row: a matrix product over all cells would take ten times as long
+    for row, below, part in zip(out, *_between(y, cell, len(across)), strict=True):
+        above = min(below + 1, len(across) - 1)
+        np.multiply(across[above] - across[below], part, out=row)
+        row += across[below]
+
+
+def _between(position: np.ndarray, cell: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (the cell whose middle is at or before each pixel, the fraction of the way to the next one)."""
+    at = np.clip((position + 0.5) / cell - 0.5, 0, n - 1)
+    before = np.floor(at).astype(int)
+    return before, (at - before).astype(np.float32)
 
 
 def _sky_cells(record: TileRecord) -> np.ndarray | None:
