@@ -43,7 +43,7 @@ def solved(raw: RawChip, registration: Registration, template: RawChip, flux_sca
 
 
 def nominal_wcs(raw: RawChip) -> WCS | None:
-    """Return the WCS that a KMTNet chip should have where the telescope says it points, None without a pointing.
+    """Return the WCS that a KMTNet chip should have by the telescope's pointing, None without one.
 
     A plain TAN of the true scale and the chips' places in the mosaic; the pointing errs by up to 2
     arcminutes, the chips are turned by up to 0.8 degrees and the field is distorted by up to 54 arcseconds in

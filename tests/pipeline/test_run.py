@@ -83,11 +83,13 @@ class TestARun:
         table = read_candidates(exposure_folder(done) / chip / "candidates.fits").table
         truth = truth_of(sky, chip)
         truth = truth[np.abs(truth["expected_scorr"]) > 10]
+        # two that went off in one galaxy, 3 px apart, are one candidate between them
+        apart = np.hypot(truth["x"][:, None] - truth["x"], truth["y"][:, None] - truth["y"])
+        truth = truth[(apart + 99 * np.eye(len(truth))).min(axis=0) > 8]
         assert len(truth) >= 10
         distance = np.hypot(table["x"][:, None] - truth["x"], table["y"][:, None] - truth["y"])
         nearest = distance.argmin(axis=0)
         found = distance.min(axis=0) < 1.5
-        # bright ones may lie on a saturated host; nine of ten are there
         assert found.mean() >= 0.9
         table, truth = table[nearest[found]], truth[found]
         # the header was arcseconds wrong; the template's sky is right to a small part of a pixel
