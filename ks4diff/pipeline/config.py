@@ -7,7 +7,7 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ks4diff.pipeline.templates import TemplateConfig
 from ks4diff.products.errors import ConfigError
@@ -67,7 +67,7 @@ def read_config(
         values[section] = {**values.get(section, {}), **items}
     if min_rb is not None:
         values["min_rb"] = min_rb
-    return _build(PipelineConfig, values, where=str(path) if path else "options")
+    return build_config(PipelineConfig, values, where=str(path) if path else "options")
 
 
 def read_part(path: Path | None, kind: type) -> Any:
@@ -81,7 +81,7 @@ def read_part(path: Path | None, kind: type) -> Any:
     """
     others = {item.name for item in fields(PipelineConfig)} - {item.name for item in fields(kind)}
     values = {name: value for name, value in _read_toml(path).items() if name not in others}
-    return _build(kind, values, where=str(path) if path else "options")
+    return build_config(kind, values, where=str(path) if path else "options")
 
 
 def _read_toml(path: Path | None) -> dict[str, Any]:
@@ -93,8 +93,15 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _build(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Return a ``kind`` with the given values, tables becoming the dataclasses that they configure."""
+def build_config(kind: type, values: dict[str, Any], where: str) -> Any:
+    """Return a ``kind`` with the given values, tables becoming the dataclasses that they configure.
+
+    Raises
+    ------
+    ConfigError
+        When a key is unknown, or a value of the wrong type or out of its range; ``where`` names the source.
+
+    """
     hints = get_type_hints(kind)
     known = {item.name for item in fields(kind)}
     made: dict[str, Any] = {}
@@ -104,7 +111,7 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
         if is_dataclass(hints[name]):
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}.{name} must be a table, not {value!r}")
-            made[name] = _build(hints[name], value, f"{where}.{name}")
+            made[name] = build_config(hints[name], value, f"{where}.{name}")
         else:
             made[name] = _checked(value, hints[name], f"{where}.{name}")
     try:
@@ -115,19 +122,13 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
     """Return ``value`` as ``hint`` wants it; integers serve as floats and lists as tuples."""
-    if hint is bool or isinstance(value, bool):
-        good = hint is bool and isinstance(value, bool)
-    elif hint in (float, float | None):
-        good = isinstance(value, int | float)
-        value = float(value) if good else value
-    elif hint is int:
-        good = isinstance(value, int)
-    elif hint is str:
-        good = isinstance(value, str)
-    else:  # tuple[kind, ...]
-        kind = get_args(hint)[0]
-        good = isinstance(value, list) and all(isinstance(item, kind) for item in value)
-        value = tuple(value) if good else value
-    if not good:
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        if not isinstance(value, list | tuple) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
+            raise ConfigError(f"{where} must be a list like {hint}, not {value!r}")
+        return tuple(_checked(item, kinds[0], where) for item in value)
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] or [hint]
+    wanted = (*kinds, int) if float in kinds else tuple(kinds)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in kinds):
         raise ConfigError(f"{where} must be {getattr(hint, '__name__', hint)}, not {value!r}")
-    return value
+    return float(value) if float in kinds else value

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ks4diff.io.atomic import atomic_write_bytes
 from ks4diff.io.calibrations import load_masters
 from ks4diff.io.exposures import find_exposures
@@ -24,13 +22,12 @@ from ks4diff.pipeline.isolate import Isolated, isolated
 from ks4diff.pipeline.pair import SOFTWARE, PairResult, process_pair
 from ks4diff.pipeline.report import ChipReport, RunReport, peak_rss_mb
 from ks4diff.pipeline.templates import template_for
-from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.exposure import ExposureFiles
 from ks4diff.products.ids import CHIPS
-from ks4diff.products.template import TilePart
 from ks4diff.stages.astrometry import nominal_wcs
 from ks4diff.stages.footprint import chip_footprint
+from ks4diff.stages.mosaic import as_chip
 from ks4diff.stages.signature import remove_signature
 
 log = logging.getLogger(__name__)
@@ -141,18 +138,4 @@ def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: Pipeline
     raw = remove_signature(raw, masters, config.signature)
     wanted = replace(config.template, margin_pix=max(config.template.margin_pix, POINTING_ERROR_PIX))
     part = template_for(edges.templates, chip_footprint(raw.wcs, raw.data.shape), raw.filter, wanted)
-    return process_pair(raw, as_reference(part), config, exposure=str(files.id), template_ids=part.tile_ids)
-
-
-def as_reference(part: TilePart) -> RawChip:
-    """Return a part of the template store as the reference of a pair."""
-    return RawChip(
-        data=part.image.data.astype(np.float32, copy=False),
-        file=", ".join(part.tile_ids),
-        hdu="0",
-        wcs=part.wcs,
-        saturation=part.saturation,
-        zeropoint=part.zeropoint,
-        filter=part.band,
-        flags=part.image.flags,
-    )
+    return process_pair(raw, as_chip(part), config, exposure=str(files.id), template_ids=part.tile_ids)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from ks4diff.pipeline.config import build_config
 from ks4diff.products.errors import ConfigError
 from ks4diff.stages.sim.config import SimulateConfig
 
@@ -52,7 +52,7 @@ def simulate_config(preset: str | None, path: Path | None, overrides: dict[str, 
             values = _merged(values, tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from None
-    return _build(SimulateConfig, _merged(values, overrides), "simulate")
+    return build_config(SimulateConfig, _merged(values, overrides), "simulate")
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -61,37 +61,3 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(out.get(name), dict)
         out[name] = _merged(out[name], value) if both else value
     return out
-
-
-def _build(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Return ``kind`` with the given values; tables become the dataclasses that they configure."""
-    hints = get_type_hints(kind)
-    known = [item.name for item in fields(kind)]
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            raise ConfigError(f"{where}: unknown key {name!r}; known: {', '.join(sorted(known))}")
-        if is_dataclass(hints[name]):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{where}.{name} must be a table, not {value!r}")
-            made[name] = _build(hints[name], value, f"{where}.{name}")
-        else:
-            made[name] = _checked(value, hints[name], f"{where}.{name}")
-    try:
-        return kind(**made)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """Return a value of the hinted type; integers serve as floats and lists as tuples."""
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, list | tuple) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
-            raise ConfigError(f"{where} must be a list like {hint}, not {value!r}")
-        return tuple(_checked(item, kinds[0], where) for item in value)
-    if isinstance(value, bool) != (hint is bool) or not isinstance(
-        value, int if hint is bool else (hint, int) if hint is float else hint
-    ):
-        raise ConfigError(f"{where} must be {hint.__name__}, not {value!r}")
-    return float(value) if hint is float else value

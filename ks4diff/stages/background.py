@@ -13,6 +13,8 @@ from ks4diff.products.chip import RawChip, ReducedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import MaskedImage, PixelFlag
 
+ABSURD_COUNTS = 1e15
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundConfig:
@@ -86,7 +88,8 @@ def _flag_pixels(raw: RawChip, config: BackgroundConfig) -> np.ndarray:
     """Return int32 PixelFlag bits: no data, non-finite, saturated and what saturation touches."""
     data = raw.data
     flags = np.zeros(data.shape, dtype=np.int32) if raw.flags is None else raw.flags.astype(np.int32)
-    flags[~np.isfinite(data)] |= PixelFlag.NON_FINITE
+    # sep 1.4 crashes the process on values near the largest float32
+    flags[~(np.abs(data) < ABSURD_COUNTS)] |= PixelFlag.NON_FINITE
     label, n = ndimage.label(data == 0)
     if n:
         size = np.bincount(label.ravel())
