@@ -46,7 +46,7 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
     from ks4diff.io.sinks import check_destination, open_sink
     from ks4diff.io.templates import TemplateStore
     from ks4diff.pipeline.config import read_config
-    from ks4diff.pipeline.run import Edges, exposures_of, run_exposure
+    from ks4diff.pipeline.run import Edges, exposures_of, run_exposures
     from ks4diff.products.errors import InputError
 
     settings = read_config(
@@ -56,13 +56,12 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
     found = exposures_of(exposures)
     if not found:
         raise InputError(f"{', '.join(map(str, exposures))}: no complete KMTNet exposure")
-    edges = Edges(templates=TemplateStore(templates), calibrations=calibrations)
+    edges = Edges(templates=TemplateStore(templates), calibrations=calibrations, save_images=save_images)
     nights = {str(files.id): files.id.night for files in found}
     sink = open_sink(lambda name: out / nights[name] / name / "alerts.avro", out, kafka=kafka, topic=topic)
     failed = undelivered = 0
     try:
-        for files in found:
-            outcome = run_exposure(files, edges, out, settings, sink, save_images=save_images)
+        for outcome in run_exposures(found, edges, out, settings, sink):
             _tell(outcome, as_json=as_json)
             failed += sum(chip.status == "failed" for chip in outcome.report.chips)
             undelivered = outcome.delivery.waiting + outcome.delivery.dead

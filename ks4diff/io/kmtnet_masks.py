@@ -15,11 +15,11 @@ L1_BITS: Mapping[int, PixelFlag] = {
     4: PixelFlag.SATURATED,  # above the linear range
     8: PixelFlag.CROSSTALK,
     16: PixelFlag.SEAM,
-    64: PixelFlag.BAD_PIXEL,  # cosmic ray
+    64: PixelFlag.COSMIC_RAY,
 }
 # Those of the masks that SNU's pipeline writes beside its single chips.
 SNU_BITS: Mapping[int, PixelFlag] = {
-    1: PixelFlag.BAD_PIXEL,  # cosmic ray
+    1: PixelFlag.COSMIC_RAY,
     2: PixelFlag.CROSSTALK,
     4: PixelFlag.BLEED,
     8: PixelFlag.BAD_PIXEL,

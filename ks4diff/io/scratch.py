@@ -61,3 +61,13 @@ def scratch(folder: Path) -> Iterator[Scratch]:
     """Yield an empty `Scratch` in a hidden folder of ``folder``, removed at the end with all frames."""
     with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as name:
         yield Scratch(Path(name))
+
+
+def park(path: Path, array: np.ndarray) -> None:
+    """Write an array that `parked` opens again."""
+    np.save(path, array, allow_pickle=False)
+
+
+def parked(path: Path) -> np.ndarray:
+    """Return a parked array as a read-only map of its file: only what is looked at is read."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)

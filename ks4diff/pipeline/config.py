@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ks4diff.pipeline.templates import TemplateConfig
 from ks4diff.products.errors import ConfigError
 from ks4diff.stages.calibrate import CalibrateConfig
+from ks4diff.stages.cosmics import CosmicsConfig
 from ks4diff.stages.detect import DetectConfig
 from ks4diff.stages.match import MatchConfig
 from ks4diff.stages.measure import MeasureConfig
@@ -20,6 +21,7 @@ from ks4diff.stages.register import RegisterConfig
 from ks4diff.stages.score import ScoreConfig
 from ks4diff.stages.signature import SignatureConfig
 from ks4diff.stages.subtract import SubtractConfig
+from ks4diff.stages.visit import VisitConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class PipelineConfig:
     """Everything that may change a result; every field of every stage has a default."""
 
     signature: SignatureConfig = field(default_factory=SignatureConfig)
+    cosmics: CosmicsConfig = field(default_factory=CosmicsConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
@@ -36,6 +39,7 @@ class PipelineConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    visit: VisitConfig = field(default_factory=VisitConfig)
     min_rb: float | None = None  # alerts need this score; None takes the model's own threshold
 
     def __post_init__(self) -> None:

@@ -73,7 +73,8 @@ def run_pair(
     _make_folder(out)
     sink = open_sink(lambda exposure: out / "alerts.avro", out, kafka=kafka, topic=topic)
     try:
-        write_tables(result, out, images=True)
+        write_candidates(result, out)
+        write_difference(result, out)
         files = _draw(result, out)
         sink.emit(result.exposure, records)
         delivery = sink.flush(DELIVERY_DEADLINE_S)
@@ -104,9 +105,20 @@ def _make_folder(out: Path) -> None:
         raise ConfigError(f"--out {out}: {error.strerror}") from None
 
 
-def write_tables(result: PairResult, folder: Path, *, images: bool) -> None:
-    """Write candidates.fits and, with ``images``, difference.fits into a folder."""
-    meta = {
+def write_candidates(result: PairResult, folder: Path) -> None:
+    """Write candidates.fits into a folder."""
+    fits_tables.write_candidates(folder / "candidates.fits", result.subtracted.candidates, meta=_meta(result))
+
+
+def write_difference(result: PairResult, folder: Path) -> None:
+    """Write difference.fits into a folder."""
+    subtracted = result.subtracted
+    path, wcs = folder / "difference.fits", subtracted.chip.raw.wcs
+    fits_tables.write_difference(path, difference=subtracted.difference, wcs=wcs, meta=_meta(result))
+
+
+def _meta(result: PairResult) -> dict[str, Any]:
+    return {
         "software": result.provenance.software,
         "config_digest": result.provenance.config_digest,
         "template_ids": result.provenance.template_ids,
@@ -116,11 +128,6 @@ def write_tables(result: PairResult, folder: Path, *, images: bool) -> None:
         "flux_scale": result.provenance.flux_scale,
         "quality": result.report.quality,
     }
-    subtracted = result.subtracted
-    fits_tables.write_candidates(folder / "candidates.fits", subtracted.candidates, meta=meta)
-    if images:
-        path, wcs = folder / "difference.fits", subtracted.chip.raw.wcs
-        fits_tables.write_difference(path, difference=subtracted.difference, wcs=wcs, meta=meta)
 
 
 def _draw(result: PairResult, out: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from ks4diff.stages.detect import detect
 from ks4diff.stages.match import match
 from ks4diff.stages.measure import measure
 from ks4diff.stages.package import package, select
+from ks4diff.stages.photometry import limiting_flux
 from ks4diff.stages.quality import judge
 from ks4diff.stages.register import register
 from ks4diff.stages.score import RULES_THRESHOLD, RULES_VERSION, score
@@ -66,14 +67,26 @@ def process_pair(
     subtracted = subtract_pair(science, reference, config, clock)
     exposure = exposure or exposure_id(science)
     provenance = _provenance(subtracted, template_ids or (exposure_id(reference),), config)
+    report = chip_report(subtracted, provenance, seconds=clock.seconds)
+    undecided = PairResult(
+        exposure=exposure, subtracted=subtracted, alerts=[], provenance=provenance, report=report
+    )
+    return decided(undecided, config)
+
+
+def decided(result: PairResult, config: PipelineConfig) -> PairResult:
+    """Return a result with the alerts that its candidates make, and the counts of them in its report.
+
+    Once more after candidates have been flagged by what other exposures show.
+    """
     min_rb = RULES_THRESHOLD if config.min_rb is None else config.min_rb
-    with clock.step("package"):
-        rows, dropped = select(subtracted, min_rb=min_rb)
-        alerts = package(subtracted, rows, provenance, exposure=exposure, min_rb=min_rb)
-    report = chip_report(subtracted, provenance, dropped, n_alerts=len(alerts), seconds=clock.seconds)
-    log.info("%s: %d alerts of %d candidates", exposure, len(alerts), len(subtracted.candidates))
-    return PairResult(
-        exposure=exposure, subtracted=subtracted, alerts=alerts, provenance=provenance, report=report
+    rows, dropped = select(result.subtracted, min_rb=min_rb)
+    alerts = package(result.subtracted, rows, result.provenance, exposure=result.exposure, min_rb=min_rb)
+    log.info(
+        "%s: %d alerts of %d candidates", result.exposure, len(alerts), len(result.subtracted.candidates)
+    )
+    return replace(
+        result, alerts=alerts, report=replace(result.report, n_alerts=len(alerts), dropped=dropped)
     )
 
 
@@ -114,6 +127,7 @@ def subtract_pair(
         difference=difference,
         candidates=candidates,
         quality=judge(chip, template, registration, difference, candidates, config.quality),
+        limiting_flux=limiting_flux(difference),
     )
 
 

@@ -17,7 +17,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ks4diff.products.alert import Provenance
 from ks4diff.products.subtracted import SubtractedChip
-from ks4diff.stages.photometry import limiting_flux, magnitude, njy_per_count
+from ks4diff.stages.photometry import magnitude, njy_per_count
 from ks4diff.stages.quality import scorr_std
 
 SCHEMA = "ks4diff.report/1"
@@ -86,17 +86,15 @@ class RunReport:
 def chip_report(
     subtracted: SubtractedChip,
     provenance: Provenance,
-    dropped: dict[str, int],
     *,
-    n_alerts: int,
     seconds: dict[str, float],
 ) -> ChipReport:
-    """Return the report of one processed chip."""
+    """Return the report of one processed chip, before its alerts are decided."""
     chip, template, difference = subtracted.chip, subtracted.template, subtracted.difference
     scale = None
     if chip.raw.wcs is not None:
         scale = float(np.mean(proj_plane_pixel_scales(chip.raw.wcs.celestial))) * 3600
-    limit = limiting_flux(difference)
+    limit = subtracted.limiting_flux
     zeropoint = chip.raw.zeropoint
     return ChipReport(
         chip=chip.raw.chip,
@@ -124,8 +122,6 @@ def chip_report(
         limiting_flux=limit if zeropoint is None else limit * njy_per_count(zeropoint),
         flux_unit=subtracted.candidates.flux_unit,
         n_candidates=len(subtracted.candidates),
-        n_alerts=n_alerts,
-        dropped=dropped,
         quality=subtracted.quality.verdict,
         quality_reasons=subtracted.quality.reasons,
     )

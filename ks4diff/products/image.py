@@ -22,6 +22,7 @@ class PixelFlag(IntFlag):
     BAD_PIXEL = 256
     SEAM = 512
     CROSSTALK = 1024
+    COSMIC_RAY = 2048
 
 
 PIXEL_FLAG_DESCRIPTION = {
@@ -36,6 +37,7 @@ PIXEL_FLAG_DESCRIPTION = {
     PixelFlag.BAD_PIXEL: "hot, dark or otherwise bad pixel or column, from a bad-pixel map",
     PixelFlag.SEAM: "on the border of two amplifiers where their levels do not join",
     PixelFlag.CROSSTALK: "receives crosstalk from a saturated pixel of another amplifier",
+    PixelFlag.COSMIC_RAY: "hit by a cosmic ray, as the file says or full-frame cleaning found",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ks4diff.products.candidates import Candidates
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
@@ -21,3 +23,24 @@ class SubtractedChip:
     difference: Difference
     candidates: Candidates
     quality: Quality
+    limiting_flux: float  # median 5-sigma flux of a point source over the unmasked pixels, science counts
+
+
+def without_pixels(subtracted: SubtractedChip) -> SubtractedChip:
+    """Return the same without its images: what alerts and reports are made of, a thousandth of the memory.
+
+    PSFs, stars, candidates and cut-outs stay; every pixel array is empty.
+    """
+    none, no_flags = np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.int32)
+    chip, template = subtracted.chip, subtracted.template
+    image = replace(chip.image, data=none, variance=none, flags=no_flags)
+    difference = replace(
+        subtracted.difference, difference=none, score_corr=none, flux=none, flux_err=none, flags=no_flags
+    )
+    return replace(
+        subtracted,
+        chip=replace(chip, raw=replace(chip.raw, data=none, flags=None), image=image, sky=none.astype(bool)),
+        template=replace(template, image=image),
+        match=replace(subtracted.match, background=none),
+        difference=difference,
+    )

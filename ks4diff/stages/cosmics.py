@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -11,13 +11,14 @@ from scipy import ndimage
 
 from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import ConfigError
-from ks4diff.products.image import MaskedImage
+from ks4diff.products.image import MaskedImage, PixelFlag
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosmicsConfig:
     """When a pixel is too bright to be the sky's doing."""
 
+    clean: bool = False  # full frames, by astroscrappy; candidates are told by shape and by comparison anyway
     comparison_sigma: float = 5.0  # above what the other exposures show, ...
     comparison_slope: float = 1.2  # ... plus this times their steepest step to a neighbour (seeing, shifts)
     comparison_grow_sigma: float = 3.0  # neighbours of a hit are hits above this
@@ -62,6 +63,12 @@ def flag_by_comparison(
     seeds = excess > config.comparison_sigma
     near = ndimage.binary_dilation(seeds, structure=np.ones((3, 3)))
     return seeds | (near & (excess > config.comparison_grow_sigma))
+
+
+def cleaned(raw: RawChip, config: CosmicsConfig) -> RawChip:
+    """Return the chip with the cosmic rays flagged that `flag_by_shape` finds; its pixels stay."""
+    hits = np.where(flag_by_shape(raw, config), np.int32(PixelFlag.COSMIC_RAY), np.int32(0))
+    return replace(raw, flags=hits if raw.flags is None else raw.flags | hits)
 
 
 def flag_by_shape(raw: RawChip, config: CosmicsConfig) -> np.ndarray:

@@ -12,7 +12,7 @@ from ks4diff.products.alert import Alert, AlertCandidate, Cutouts, Provenance
 from ks4diff.products.candidates import CANDIDATE_FLAGS, Candidates, flag_names
 from ks4diff.products.chip import RawChip
 from ks4diff.products.subtracted import SubtractedChip
-from ks4diff.stages.photometry import limiting_flux, magnitude
+from ks4diff.stages.photometry import magnitude
 
 MJD_TO_JD = 2400000.5
 _ROWS = 0xFFFFF  # a million candidates a chip
@@ -54,7 +54,7 @@ def package(
 ) -> list[Alert]:
     """Return the alerts of the given rows of the candidate table, in their order."""
     raw, candidates = subtracted.chip.raw, subtracted.candidates
-    limit = magnitude(limiting_flux(subtracted.difference), raw.zeropoint)
+    limit = magnitude(subtracted.limiting_flux, raw.zeropoint)
     return [
         Alert(
             alert_id=_alert_id(exposure, raw.chip, int(row), provenance),

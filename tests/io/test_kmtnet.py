@@ -239,7 +239,7 @@ class TestLevelOne:
             flag.CROSSTALK,
             flag.SEAM,
             0,
-            flag.BAD_PIXEL,
+            flag.COSMIC_RAY,
         ]
         assert raw.flags[3, :8].tolist() == [*expected, flag.BAD_PIXEL | flag.SATURATED]
         assert np.count_nonzero(raw.flags) == 7

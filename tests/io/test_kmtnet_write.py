@@ -159,7 +159,7 @@ class TestDetails:
         flags = read_exposure_chip(exposure, "M").flags
         assert flags[12, 4] == PixelFlag.SATURATED
         assert flags[12, 40] == PixelFlag.BAD_PIXEL
-        assert flags[30, 20] == PixelFlag.BAD_PIXEL
+        assert flags[30, 20] == PixelFlag.COSMIC_RAY
         assert flags[50, 10] == 0
 
     @pytest.mark.parametrize("form", ["raw-mef", "raw-chip", "trimmed", "four", "single", "l1"])

@@ -14,6 +14,7 @@ from ks4diff.cli.main import app
 from ks4diff.io.fits_tables import read_candidates
 from ks4diff.io.packets import read_container
 from ks4diff.pipeline import run as pipeline_run
+from ks4diff.products.candidates import FLAG_BIT
 
 NJY_ZEROPOINT = 31.4
 SIZE = "896x960"
@@ -22,10 +23,10 @@ CHIPS = ("M", "K")
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory):
-    """Return a folder with one simulated R exposure of two chips, its store and its truth."""
+    """Return a folder with a simulated visit of two R exposures of two chips, its store and its truth."""
     pytest.importorskip("galsim", reason="pip install 'ks4diff[simulate]'")
     folder = tmp_path_factory.mktemp("sky")
-    night = ["--preset", "tiny", "--band", "R", "--form", "raw-mef", "--seed", "5", "--exposures", "1"]
+    night = ["--preset", "tiny", "--band", "R", "--form", "raw-mef", "--seed", "5", "--exposures", "2"]
     assert_done(["simulate", str(folder), *night, "--chips", ",".join(CHIPS), "--size", SIZE])
     tiles = sorted(map(str, folder.glob("templates/*/*.fits")))
     assert_done(["templates", "add", str(folder / "store"), *tiles])
@@ -34,7 +35,7 @@ def sky(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(sky, tmp_path_factory):
-    """Return the output folder of a run over that exposure."""
+    """Return the output folder of a run over that visit."""
     out = tmp_path_factory.mktemp("out")
     assert_done(
         ["run", str(sky / "raw"), "--templates", str(sky / "store"), "--out", str(out), "--save-images"]
@@ -49,12 +50,11 @@ def assert_done(words, code=0):
 
 
 def exposure_folder(out):
-    (report,) = out.glob("*/*/report.json")
-    return report.parent
+    return sorted(out.glob("*/*/report.json"))[0].parent
 
 
 def truth_of(sky, chip):
-    (path,) = sky.glob(f"truth/kmt*.{chip}.truth.fits")
+    path = sorted(sky.glob(f"truth/kmt*.{chip}.truth.fits"))[0]
     table = fits.getdata(path, "SOURCES")
     inside = (table["x"] > 20) & (table["x"] < 876) & (table["y"] > 20) & (table["y"] < 940)
     return table[inside & np.isfinite(table["expected_scorr"])]
@@ -103,6 +103,23 @@ class TestARun:
         true_njy = 10 ** (0.4 * (NJY_ZEROPOINT - truth["mag"][new]))
         assert np.median(table["flux"][new] / true_njy) == pytest.approx(1, abs=0.06)
 
+    @pytest.mark.parametrize("chip", CHIPS)
+    def test_tells_cosmic_rays_by_the_other_exposure(self, sky, done, chip):
+        table = read_candidates(exposure_folder(done) / chip / "candidates.fits").table
+        truth = truth_of(sky, chip)
+        truth = truth[np.abs(truth["expected_scorr"]) > 3]
+        distance = np.hypot(table["x"][:, None] - truth["x"], table["y"][:, None] - truth["y"]).min(axis=1)
+        real = distance < 2
+        hit = (table["flags"] & FLAG_BIT["cosmic_ray"]) != 0
+        sharp = (table["flags"] & FLAG_BIT["sharp"]) != 0
+        assert real.sum() >= 15
+        assert not (hit & real).any()
+        # what is sharp and no source is a cosmic ray or a hot pixel: the other exposure says so
+        assert (hit & sharp & ~real).sum() > 0.7 * (sharp & ~real).sum() > 10
+
+    def test_leaves_nothing_parked(self, done):
+        assert sorted(path.name for path in done.iterdir() if path.name.startswith(".")) == []
+
     def test_is_the_same_twice(self, sky, done, tmp_path):
         assert_done(["run", str(sky / "raw"), "--templates", str(sky / "store"), "--out", str(tmp_path)])
         for name in ("M/candidates.fits", "K/candidates.fits", "alerts.avro"):
@@ -139,7 +156,7 @@ class TestWhatGoesWrong:
         assert chips["K"]["status"] == "ok"
 
     def test_a_file_cut_short_is_left_alone(self, sky, tmp_path):
-        (raw,) = sky.glob("raw/*/*.fits")
+        raw = sorted(sky.glob("raw/*/*.fits"))[0]
         cut = tmp_path / raw.name
         shutil.copy(raw, cut)
         with cut.open("r+b") as file:
