@@ -46,7 +46,7 @@ def read_flags(item: object, shape: tuple[int, int], bits: Mapping[int, PixelFla
     table = np.zeros(256, np.int32)
     for bit, flag in bits.items():
         table[(np.arange(256) & bit) != 0] |= int(flag)
-    flags = np.empty(shape, np.int32)
+    flags = np.empty(shape, np.uint16)
     step = max(1, _BLOCK_PIXELS // shape[1])
     for row in range(0, shape[0], step):
         band = item.section[row : min(row + step, shape[0]), 0 : shape[1]]

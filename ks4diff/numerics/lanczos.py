@@ -1,4 +1,4 @@
-"""Lanczos resampling of an image, its variance and its mask onto another pixel grid."""
+"""Lanczos resampling of an image and its mask onto another pixel grid."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ks4diff.numerics.jit import jit
 
 SUPPORT = 4  # 8x8 taps: a star errs by up to 1.4 % of its peak at FWHM 2.5 px, by 0.6 % at 3 px
 COORDINATE_STEP = 16  # 54" of cubic distortion bend 5e-6 per px at a corner of KMTNet: 2e-4 px between nodes
+FAINT, OUTSIDE = 1 << 14, 1 << 15  # flags of a sample beside those of its taps
 STEPS = 4096  # positions are rounded to 1/4096 px: 7e-5 of the peak of a star of FWHM 2.5 px where steepest
 
 
@@ -49,31 +50,24 @@ def _between(nodes, axis, step, r, c):
 
 
 @jit
-def _clean_sample(image, variance, wx, wy, left, low):
-    """Return (data, variance) at one position: the weights wx, wy start at pixel (left, low)."""
+def _clean_sample(image, wx, wy, left, low):
+    """Return the sample at one position: the weights wx, wy start at pixel (left, low)."""
     w0, w1, w2, w3, w4, w5, w6, w7 = wx[0], wx[1], wx[2], wx[3], wx[4], wx[5], wx[6], wx[7]
     total = 0.0
-    noise = 0.0
     # 8 taps written out become vector instructions
     for j in range(8):
         p = image[low + j, left : left + 8]
-        v = variance[low + j, left : left + 8]
         along = (w0 * p[0] + w1 * p[1] + w2 * p[2] + w3 * p[3]) + (
             w4 * p[4] + w5 * p[5] + w6 * p[6] + w7 * p[7]
         )
-        across = (w0 * w0 * v[0] + w1 * w1 * v[1] + w2 * w2 * v[2] + w3 * w3 * v[3]) + (
-            w4 * w4 * v[4] + w5 * w5 * v[5] + w6 * w6 * v[6] + w7 * w7 * v[7]
-        )
         total += wy[j] * along
-        noise += wy[j] * wy[j] * across
-    return total, noise
+    return total
 
 
 @jit
-def _masked_sample(image, variance, bad, wx, wy, left, low):
-    """Return (data, variance, flags) at one position as `_clean_sample` does, bad taps left out."""
+def _masked_sample(image, bad, wx, wy, left, low):
+    """Return (data, flags) at one position as `_clean_sample` does, bad taps left out."""
     total = 0.0
-    noise = 0.0
     used = 0.0
     lost = 0.0
     flags = 0
@@ -84,17 +78,16 @@ def _masked_sample(image, variance, bad, wx, wy, left, low):
             if raised != 0:
                 lost += abs(w)
                 if abs(w) > 0.02:
-                    flags |= raised
+                    flags |= int(raised)
                 continue
             used += w
             total += w * image[low + j, left + i]
-            noise += w * w * variance[low + j, left + i]
     # many small bad taps together count as one big one
     if flags == 0 and lost > 0.1:
-        flags = -2
+        flags = 16384
     if used > 0.5:
-        return total / used, noise / (used * used), flags
-    return total, noise, flags
+        return total / used, flags
+    return total, flags
 
 
 @jit
@@ -111,7 +104,7 @@ def _counted(bad):
 
 
 @jit
-def _resample(image, variance, bad, nodes, step, taps, out, out_bad):
+def _resample(image, bad, nodes, step, taps, out, out_bad):
     height, width = image.shape
     steps = taps.shape[0] - 1
     span = taps.shape[1]
@@ -124,9 +117,8 @@ def _resample(image, variance, bad, nodes, step, taps, out, out_bad):
             y = _between(nodes, 1, step, r, c)
             # written so that NaN is outside too
             if not (before <= x < width - span + before + 1 and before <= y < height - span + before + 1):
-                out[0, r, c] = 0.0
-                out[1, r, c] = 0.0
-                out_bad[r, c] = -1
+                out[r, c] = 0.0
+                out_bad[r, c] = 32768
                 continue
             x0 = int(np.floor(x))
             y0 = int(np.floor(y))
@@ -135,28 +127,26 @@ def _resample(image, variance, bad, nodes, step, taps, out, out_bad):
             left = x0 - before
             low = y0 - before
             if count[low + 8, left + 8] - count[low, left + 8] - count[low + 8, left] + count[low, left] > 0:
-                out[0, r, c], out[1, r, c], out_bad[r, c] = _masked_sample(
-                    image, variance, bad, wx, wy, left, low
-                )
+                out[r, c], out_bad[r, c] = _masked_sample(image, bad, wx, wy, left, low)
             else:
-                out[0, r, c], out[1, r, c] = _clean_sample(image, variance, wx, wy, left, low)
+                out[r, c] = _clean_sample(image, wx, wy, left, low)
                 out_bad[r, c] = 0
 
 
 def resample(
-    image: np.ndarray, variance: np.ndarray, bad: np.ndarray, nodes: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (data, variance, flags) of an image sampled where another grid's pixels fall.
+    image: np.ndarray, bad: np.ndarray, nodes: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (data, flags) of an image sampled where another grid's pixels fall.
 
     Surface brightness is conserved: the weights of one sample add up to 1. Masked pixels are left out and the
     other weights scaled up to 1 again. A sample needs all 8x8 taps inside the input.
 
     Parameters
     ----------
-    image, variance
+    image
         Float32 [y, x] on the input grid.
     bad
-        Int32 [y, x], non-zero where the input must not be used; the bits are passed on.
+        Uint16 [y, x], bits below `FAINT`, non-zero where the input must not be used; the bits are passed on.
     nodes
         Float64 [2, rows, columns]: input (x, y) at output pixels (`COORDINATE_STEP` * column,
         `COORDINATE_STEP` * row), enough to enclose the output; bilinear in between. See `node_grid`.
@@ -165,11 +155,11 @@ def resample(
 
     Returns
     -------
-    data, variance
-        Float32; variance is that of one pixel, sum of squared weights times the input's.
+    data
+        Float32.
     flags
-        Int32: 0 good; -1 outside the input; -2 faint bad taps with more than 10 % weight together; else the
-        bits of bad taps with more than 2 % weight.
+        Uint16: 0 good; `OUTSIDE` the input; `FAINT`: bad taps with more than 10 % weight together, none with
+        more than 2 %; else the bits of bad taps with more than 2 % weight.
 
     Raises
     ------
@@ -180,10 +170,10 @@ def resample(
     need = tuple((n - 1) // COORDINATE_STEP + 2 for n in shape)
     if nodes.shape[0] != 2 or nodes.shape[1] < need[0] or nodes.shape[2] < need[1]:
         raise ValueError(f"an output of {shape} needs nodes of (2, {need[0]}, {need[1]}), got {nodes.shape}")
-    out = np.empty((2, *shape), dtype=np.float32)
-    flags = np.empty(shape, dtype=np.int32)
-    _resample(image, variance, bad, nodes, COORDINATE_STEP, tap_table(), out, flags)
-    return out[0], out[1], flags
+    out = np.empty(shape, dtype=np.float32)
+    flags = np.empty(shape, dtype=np.uint16)
+    _resample(image, bad, nodes, COORDINATE_STEP, tap_table(), out, flags)
+    return out, flags
 
 
 def node_grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def process_pair(
     exposure: str | None = None,
     template_ids: tuple[str, ...] | None = None,
 ) -> PairResult:
-    """Return what changed between two images, from star patterns to alert packets.
+    """Return what changed between two images, both as read, from star patterns to alert packets.
 
     ``exposure`` and ``template_ids`` name them; without, files and digests of the pixels do.
 
@@ -64,9 +64,31 @@ def process_pair(
 
     """
     clock = Stopwatch()
-    subtracted = subtract_pair(science, reference, config, clock)
-    exposure = exposure or exposure_id(science)
-    provenance = _provenance(subtracted, template_ids or (exposure_id(reference),), config)
+    names = (exposure or exposure_id(science), template_ids or (exposure_id(reference),))
+    with clock.step("calibrate"):
+        chips = calibrated(science, config), calibrated(reference, config)
+    return process_chips(*chips, config, clock, names=names)
+
+
+def process_chips(
+    chip: CalibratedChip,
+    template: CalibratedChip,
+    config: PipelineConfig,
+    clock: Stopwatch,
+    *,
+    names: tuple[str, tuple[str, ...]],
+) -> PairResult:
+    """Return what changed between two calibrated images; ``names`` are those of exposure and templates.
+
+    Raises
+    ------
+    SkipChip
+        When the pair cannot be subtracted, with the reason.
+
+    """
+    exposure, template_ids = names
+    subtracted = subtract_chips(chip, template, config, clock)
+    provenance = _provenance(subtracted, template_ids, config)
     report = chip_report(subtracted, provenance, seconds=clock.seconds)
     undecided = PairResult(
         exposure=exposure, subtracted=subtracted, alerts=[], provenance=provenance, report=report
@@ -90,8 +112,8 @@ def decided(result: PairResult, config: PipelineConfig) -> PairResult:
     )
 
 
-def subtract_pair(
-    science: RawChip, reference: RawChip, config: PipelineConfig, clock: Stopwatch
+def subtract_chips(
+    chip: CalibratedChip, template_chip: CalibratedChip, config: PipelineConfig, clock: Stopwatch
 ) -> SubtractedChip:
     """Return the scored candidates of a pair and all that led to them, each step timed by ``clock``.
 
@@ -101,16 +123,13 @@ def subtract_pair(
         When the pair cannot be subtracted, with the reason.
 
     """
-    with clock.step("calibrate"):
-        chip = _calibrated(science, config)
-        template_chip = _calibrated(reference, config)
     with clock.step("register"):
         registration = register(chip, template_chip, config.register)
     with clock.step("align"):
         template = align(template_chip, chip, registration, config.calibrate.psf)
     with clock.step("match"):
         matched = match(chip, template, config.match)
-        chip = replace(chip, raw=solved(science, registration, reference, matched.flux_scale))
+        chip = replace(chip, raw=solved(chip, registration, template_chip.raw, matched.flux_scale))
     with clock.step("subtract"):
         difference = subtract(chip, template, matched, registration.rms_pix, config.subtract)
     with clock.step("detect"):
@@ -131,7 +150,7 @@ def subtract_pair(
     )
 
 
-def _calibrated(raw: RawChip, config: PipelineConfig) -> CalibratedChip:
+def calibrated(raw: RawChip, config: PipelineConfig) -> CalibratedChip:
     """Return the calibrated chip; a refusal names the file."""
     try:
         return calibrate(raw, config.calibrate)

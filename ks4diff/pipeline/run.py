@@ -21,8 +21,8 @@ from ks4diff.io.templates import TemplateStore
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.deliver import write_candidates, write_difference
 from ks4diff.pipeline.isolate import Isolated, isolated
-from ks4diff.pipeline.pair import SOFTWARE, PairResult, decided, process_pair
-from ks4diff.pipeline.report import ChipReport, RunReport, peak_rss_mb
+from ks4diff.pipeline.pair import SOFTWARE, PairResult, calibrated, decided, process_chips
+from ks4diff.pipeline.report import ChipReport, RunReport, Stopwatch, peak_rss_mb
 from ks4diff.pipeline.templates import template_for
 from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import SkipChip
@@ -32,7 +32,7 @@ from ks4diff.products.subtracted import without_pixels
 from ks4diff.stages.astrometry import nominal_wcs
 from ks4diff.stages.cosmics import cleaned
 from ks4diff.stages.footprint import chip_footprint
-from ks4diff.stages.mosaic import as_chip
+from ks4diff.stages.mosaic import as_template
 from ks4diff.stages.photometry import njy_per_count
 from ks4diff.stages.signature import remove_signature
 from ks4diff.stages.visit import Glimpse, VisitConfig, flag_absent
@@ -241,4 +241,7 @@ def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: Pipeline
         raw = cleaned(raw, config.cosmics)
     wanted = replace(config.template, margin_pix=max(config.template.margin_pix, POINTING_ERROR_PIX))
     part = template_for(edges.templates, chip_footprint(raw.wcs, raw.data.shape), raw.filter, wanted)
-    return process_pair(raw, as_chip(part), config, exposure=str(files.id), template_ids=part.tile_ids)
+    clock = Stopwatch()
+    with clock.step("calibrate"):
+        science = calibrated(raw, config)
+    return process_chips(science, as_template(part), config, clock, names=(str(files.id), part.tile_ids))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.wcs import WCS
 
+from ks4diff.products.cells import Cells
 from ks4diff.products.ids import ExposureId
 from ks4diff.products.image import MaskedImage
 from ks4diff.products.noise import NoiseModel
-from ks4diff.products.psf import Psf
+from ks4diff.products.psf import PsfField
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class RawChip:
     object: str | None = None
     exposure: ExposureId | None = None  # of KMTNet files
     amplifiers: tuple[Amplifier, ...] = ()  # left to right; empty when the instrument is unknown
-    flags: np.ndarray | None = None  # int32 [y, x] PixelFlag bits that the file itself knows
+    flags: np.ndarray | None = None  # uint16 [y, x] PixelFlag bits that the file itself knows
     pointing: tuple[float, float] | None = None  # telescope ICRS degrees, arcminutes wrong
     unit: str = "adu"  # or "electron"
 
@@ -79,13 +80,13 @@ class StarList:
 class ReducedChip:
     """A chip without its background, masked, its variance known to first order.
 
-    ``background`` float32 [y, x] is the smooth sky that was subtracted, ``rms`` the spread of the source-free
-    pixels ``sky``, unresolved stars included; counts.
+    ``background`` is the smooth sky that was subtracted, ``rms`` the spread of the source-free pixels
+    ``sky``, unresolved stars included; counts.
     """
 
     raw: RawChip
     image: MaskedImage
-    background: np.ndarray
+    background: Cells
     rms: float
     sky: np.ndarray  # bool [y, x]: good and free of detected sources
     gain: float  # electrons per count
@@ -94,13 +95,16 @@ class ReducedChip:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibratedChip:
-    """A chip ready to be matched: its stars, PSF and noise are known."""
+    """A chip ready to be matched: its stars, PSF and noise are known.
+
+    ``raw`` keeps what the header says; its pixels may be gone. ``sky`` bool [y, x]: free of sources.
+    """
 
     raw: RawChip
     image: MaskedImage
-    sky: np.ndarray
+    sky: np.ndarray | None  # None of a tile, where it was measured once and for all
     stars: StarList
-    psf: Psf
+    psf: PsfField
     noise: NoiseModel
     gain: float
     gain_source: str
@@ -111,11 +115,14 @@ class AlignedTemplate:
     """The template resampled to the science grid, so it has no WCS of its own.
 
     Surface brightness (counts per template pixel) is conserved, not flux. ``coverage`` is the fraction
-    of science pixels that the template covers with good data; ``noise`` holds what resampling did to it.
+    of science pixels that the template covers with good data; ``noise`` holds what resampling did to it and
+    ``gain`` electrons per count as the resampled pixel's Poisson noise shows it. ``area`` is that of a
+    science pixel in template pixels.
     """
 
     image: MaskedImage
-    psf: Psf
+    psf: PsfField
     noise: NoiseModel
     gain: float
     coverage: float
+    area: Cells

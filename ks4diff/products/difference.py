@@ -6,17 +6,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ks4diff.products.cells import Cells
 from ks4diff.products.noise import NoiseModel
 from ks4diff.products.psf import Psf
 
 
 @dataclass(frozen=True, kw_only=True)
-class Match:
-    """Science = flux_scale * template + background, once both have one PSF."""
+class AmplifierStep:
+    """How one amplifier's light stands to the chip's: columns [x0, x1), rows [y0, y1).
 
-    flux_scale: float  # science counts per template count
+    ``factor`` multiplies light (1 is none), with standard error ``error``; ``level`` counts were left of its
+    sky, with standard error ``level_error``.
+    """
+
+    x0: int
+    x1: int
+    y0: int
+    y1: int
+    factor: float
+    error: float
+    level: float
+    level_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Science = amplifier factor * (scale * template + background), once both have one PSF.
+
+    ``scale`` science counts per template count of surface brightness, ``scale_error`` its standard error as a
+    fraction, both over the chip; ``flux_scale`` and ``flux_scale_error`` (fraction) are the median ones.
+    """
+
+    flux_scale: float
     flux_scale_error: float
-    background: np.ndarray  # float32 [y, x], science counts
+    scale: Cells
+    scale_error: Cells
+    amplifiers: tuple[AmplifierStep, ...]  # empty where no steps were found
+    background: Cells  # science counts
     science_noise: NoiseModel  # science counts, without what both images share
     template_noise: NoiseModel  # template counts, likewise
 

@@ -7,9 +7,11 @@ from enum import IntFlag
 
 import numpy as np
 
+from ks4diff.products.cells import Cells
+
 
 class PixelFlag(IntFlag):
-    """Why a pixel is masked; the bit values are written to the MASK image."""
+    """Why a pixel is masked; the bit values are written to the MASK image. Below 2**14: see `lanczos`."""
 
     NO_DATA = 1
     NON_FINITE = 2
@@ -45,13 +47,14 @@ PIXEL_FLAG_DESCRIPTION = {
 class MaskedImage:
     """An image on one pixel grid, arrays [y, x].
 
-    ``data`` float32, background subtracted, counts; ``variance`` float32, counts², of one pixel
-    (without the neighbour covariance that resampling brings); ``flags`` int32 of PixelFlag bits.
+    ``data`` float32, background subtracted, counts; ``flags`` uint16 of PixelFlag bits; ``sky_variance``
+    counts² of one pixel free of sources, without the neighbour covariance that resampling brings. What the
+    sources add is in `ks4diff.stages.variance`.
     """
 
     data: np.ndarray
-    variance: np.ndarray
     flags: np.ndarray
+    sky_variance: Cells
 
     @property
     def good(self) -> np.ndarray:

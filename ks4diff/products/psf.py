@@ -1,10 +1,13 @@
-"""The point-spread function of one image."""
+"""Point-spread functions: one of an image, and one that changes over it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+from ks4diff.products.cells import Cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,3 +17,54 @@ class Psf:
     stamp: np.ndarray
     fwhm_pix: float
     n_stars: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PsfField:
+    """The PSF over an image: ``mean`` plus ``modes`` whose amplitudes change with position.
+
+    ``mean`` float32 [n, n], n odd, sum 1; ``modes`` float32 [m, n, n], each sum 0, m may be 0;
+    ``amplitudes`` Cells of [m, rows, columns]. ``error`` is the standard error of a core pixel as a fraction
+    of the peak, ``fwhm`` pixels, both per cell; ``n_stars`` of the whole image.
+    """
+
+    mean: np.ndarray
+    modes: np.ndarray
+    amplitudes: Cells
+    error: Cells
+    fwhm: Cells
+    n_stars: int
+
+    @classmethod
+    def uniform(cls, psf: Psf, shape: tuple[int, int], *, error: float = 0.0) -> PsfField:
+        """Return the field that has one PSF everywhere on an image of ``shape``."""
+        n = psf.stamp.shape[0]
+        return cls(
+            mean=psf.stamp,
+            modes=np.empty((0, n, n), dtype=np.float32),
+            amplitudes=Cells.constant(np.empty(0), shape),
+            error=Cells.constant(error, shape),
+            fwhm=Cells.constant(psf.fwhm_pix, shape),
+            n_stars=psf.n_stars,
+        )
+
+    def at(self, x: float, y: float) -> np.ndarray:
+        """Return the PSF at pixel (x, y), float32 [n, n], sum 1."""
+        return self._sum(self.amplitudes.at(np.array([x]), np.array([y]))[:, 0])
+
+    @cached_property
+    def stamp(self) -> np.ndarray:
+        """The PSF of median amplitudes, float32 [n, n]: for what needs only one."""
+        return self._sum(np.median(self.amplitudes.values, axis=(1, 2)))
+
+    @cached_property
+    def fwhm_pix(self) -> float:
+        """The median FWHM over the image."""
+        return float(np.median(self.fwhm.values))
+
+    def typical(self) -> Psf:
+        """Return `stamp` and its numbers as one PSF."""
+        return Psf(stamp=self.stamp, fwhm_pix=self.fwhm_pix, n_stars=self.n_stars)
+
+    def _sum(self, amplitudes: np.ndarray) -> np.ndarray:
+        return (self.mean + np.einsum("m,mij->ij", amplitudes, self.modes)).astype(np.float32)

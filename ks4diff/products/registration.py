@@ -6,13 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ks4diff.products.cells import Cells
+
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """Polynomial map from science pixel (x, y) to template pixel, both 0-based at pixel centres.
+    """Map from science pixel (x, y) to template pixel, both 0-based at pixel centres.
 
-    ``coefficients`` is float64 [2, n_terms] over the monomials u^i v^j, i + j <= degree, in the order
-    of `ks4diff.numerics.polynomial.exponents`, with u = (x - centre[0]) / scale, v likewise.
+    A polynomial plus, where the stars held more, the ``correction`` (Cells of [2, rows, columns], template
+    pixels). ``coefficients`` is float64 [2, n_terms] over the monomials u^i v^j, i + j <= degree, in the
+    order of `ks4diff.numerics.polynomial.exponents`, with u = (x - centre[0]) / scale, v likewise.
+
+    Per cell of about 1024 px: ``n_stars`` that hold the map there, their ``residual_rms`` per axis (NaN with
+    fewer than 3), the standard ``error`` of the map itself per axis, pixels, and ``bad``: do not trust it.
     """
 
     coefficients: np.ndarray
@@ -21,4 +27,10 @@ class Registration:
     scale: float
     n_matched: int
     rms_pix: float  # per axis, of the matched stars after clipping, template pixels
-    method: str  # "pattern", "wcs" or "identity": where the first guess came from
+    method: str  # "pattern", "wcs", "identity" or "ahead": where the first guess came from
+    pairs: np.ndarray  # int64 [2, n_matched]: rows of the science and of the template star list
+    n_stars: Cells
+    residual_rms: Cells
+    error: Cells
+    bad: Cells
+    correction: Cells | None = None

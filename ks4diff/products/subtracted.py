@@ -31,9 +31,9 @@ def without_pixels(subtracted: SubtractedChip) -> SubtractedChip:
 
     PSFs, stars, candidates and cut-outs stay; every pixel array is empty.
     """
-    none, no_flags = np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.int32)
+    none, no_flags = np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.uint16)
     chip, template = subtracted.chip, subtracted.template
-    image = replace(chip.image, data=none, variance=none, flags=no_flags)
+    image = replace(chip.image, data=none, flags=no_flags)
     difference = replace(
         subtracted.difference, difference=none, score_corr=none, flux=none, flux_err=none, flags=no_flags
     )
@@ -41,6 +41,5 @@ def without_pixels(subtracted: SubtractedChip) -> SubtractedChip:
         subtracted,
         chip=replace(chip, raw=replace(chip.raw, data=none, flags=None), image=image, sky=none.astype(bool)),
         template=replace(template, image=image),
-        match=replace(subtracted.match, background=none),
         difference=difference,
     )

@@ -6,7 +6,8 @@ import numpy as np
 from scipy.signal import convolve2d
 
 from ks4diff.numerics.inpaint import fill
-from ks4diff.numerics.lanczos import node_grid, noise_covariance, resample
+from ks4diff.numerics.lanczos import COORDINATE_STEP, node_grid, noise_covariance, resample
+from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import MaskedImage, PixelFlag
@@ -35,34 +36,57 @@ def align(
     shape = chip.image.shape
     x, y = node_grid(shape)
     nodes = template_position(registration, x.ravel(), y.ravel()).reshape(2, *x.shape)
-    data, variance, raised = resample(
-        template.image.data, template.image.variance, template.image.flags, nodes, shape
-    )
-    flags = np.zeros(shape, dtype=np.int32)
-    saturated = (raised > 0) & ((raised & (PixelFlag.SATURATED | PixelFlag.BLEED)) != 0)
-    flags[saturated] |= PixelFlag.TEMPLATE_SATURATED
-    flags[(raised != 0) & ~saturated] |= PixelFlag.TEMPLATE_NO_DATA
+    data, raised = resample(template.image.data, template.image.flags, nodes, shape)
+    flags = np.zeros(shape, dtype=np.uint16)
+    saturated = (raised & int(PixelFlag.SATURATED | PixelFlag.BLEED)) != 0
+    flags[saturated] |= np.uint16(PixelFlag.TEMPLATE_SATURATED)
+    flags[(raised != 0) & ~saturated] |= np.uint16(PixelFlag.TEMPLATE_NO_DATA)
     coverage = float((flags == 0).mean())
     if coverage < MIN_COVERAGE:
         raise SkipChip("the template hardly covers the image", coverage=coverage)
-    noise, inflation = resampled_noise(template.noise, noise_covariance(nodes))
-    image = MaskedImage(data=fill(data, flags != 0), variance=variance * np.float32(inflation), flags=flags)
-    psf, _ = model_psf(image, chip.stars, config)
+    weights = noise_covariance(nodes)
+    noise = resampled_noise(template.noise, weights)
+    sky = _carried(template.image.sky_variance, nodes, shape, (noise.sigma / template.noise.sigma) ** 2)
+    gain = template.gain / float(weights[weights.shape[0] // 2, weights.shape[0] // 2])
+    image = MaskedImage(data=fill(data, flags != 0), flags=flags, sky_variance=sky)
+    psf, _ = model_psf(image, chip.stars, gain, config)
     return AlignedTemplate(
         image=image,
         psf=psf,
         noise=noise,
-        gain=template.gain,
+        gain=gain,
         coverage=coverage,
+        area=_areas(nodes, shape),
     )
 
 
-def resampled_noise(noise: NoiseModel, weights: np.ndarray) -> tuple[NoiseModel, float]:
-    """Return (noise after resampling, factor by which the variance that took the input as white is off)."""
+def _carried(cells: Cells, nodes: np.ndarray, shape: tuple[int, int], factor: float) -> Cells:
+    """Return a map of the template as a map of the science chip, times ``factor``."""
+    rows, columns = cell_grid(shape, min(cells.size))
+    there = Cells(values=np.empty((rows, columns), dtype=np.float32), shape=shape)
+    x, y = there.middles()
+    j, i = np.rint(y / COORDINATE_STEP).astype(int), np.rint(x / COORDINATE_STEP).astype(int)
+    values = cells.at(*nodes[:, j.ravel(), i.ravel()]).reshape(rows, columns) * factor
+    return Cells(values=values.astype(np.float32), shape=shape)
+
+
+def _areas(nodes: np.ndarray, shape: tuple[int, int]) -> Cells:
+    """Return the area of science pixels in template pixels, in cells of about 1024 px."""
+    along = np.gradient(nodes, COORDINATE_STEP, axis=2)
+    down = np.gradient(nodes, COORDINATE_STEP, axis=1)
+    area = np.abs(along[0] * down[1] - along[1] * down[0])
+    rows, columns = cell_grid(shape, CELL_PIX)
+    there = Cells(values=np.empty((rows, columns), dtype=np.float32), shape=shape)
+    x, y = there.middles()
+    j, i = np.rint(y / COORDINATE_STEP).astype(int), np.rint(x / COORDINATE_STEP).astype(int)
+    return Cells(values=area[j, i].astype(np.float32), shape=shape)
+
+
+def resampled_noise(noise: NoiseModel, weights: np.ndarray) -> NoiseModel:
+    """Return the noise after resampling with weights of a covariance [n, n]; see `noise_covariance`."""
     covariance = convolve2d(noise.correlation, weights)
     middle = covariance.shape[0] // 2
     variance = float(covariance[middle, middle])
-    model = NoiseModel(
+    return NoiseModel(
         sigma=noise.sigma * float(np.sqrt(variance)), correlation=covariance / variance, method=noise.method
     )
-    return model, variance / float(weights[weights.shape[0] // 2, weights.shape[0] // 2])

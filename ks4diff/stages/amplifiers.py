@@ -274,7 +274,7 @@ def _flag_seam(flags: np.ndarray, steps: Steps, x: int, config: AmplifierConfig)
     limit = max(config.column_limit_sigma * steps.sigma, 5 * steps.excess_error)
     near = np.abs(steps.columns - x + 0.5) <= config.seam.edge_skip_pix
     for column in steps.columns[near & (np.abs(steps.excess) > limit)]:
-        flags[:, column] |= PixelFlag.SEAM
+        flags[:, column] |= np.uint16(PixelFlag.SEAM)
     blocks, margin = 8, config.seam_mask_pix  # eight blocks together: the error of one hides small steps
     for start in range(0, len(steps.step), blocks):
         part = slice(start, start + blocks)
@@ -285,4 +285,4 @@ def _flag_seam(flags: np.ndarray, steps: Steps, x: int, config: AmplifierConfig)
         error = 1.2533 * np.median(steps.error[part][known]) / np.sqrt(known.sum())
         if abs(step) > config.step_limit_sigma * steps.sigma + 3 * error:
             low, high = (round(steps.row[part][k] + s * steps.row[0]) for k, s in ((0, -1), (-1, 1)))
-            flags[low:high, x - margin : x + margin] |= PixelFlag.SEAM
+            flags[low:high, x - margin : x + margin] |= np.uint16(PixelFlag.SEAM)

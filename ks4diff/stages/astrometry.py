@@ -9,7 +9,7 @@ from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 from astropy.wcs.utils import fit_wcs_from_points
 
-from ks4diff.products.chip import RawChip
+from ks4diff.products.chip import CalibratedChip, RawChip
 from ks4diff.products.registration import Registration
 from ks4diff.stages.register import template_position
 
@@ -24,20 +24,21 @@ GRID = 24  # positions a side through which the WCS is fitted
 SIP_DEGREE = 4  # one more than the registration's: a cubic of pixels seen through the tangent projection
 
 
-def solved(raw: RawChip, registration: Registration, template: RawChip, flux_scale: float) -> RawChip:
+def solved(chip: CalibratedChip, registration: Registration, template: RawChip, flux_scale: float) -> RawChip:
     """Return the chip with what the template knows of sky and flux and its own header does not.
 
     A KMTNet chip takes its WCS from the template always, its own being arcminutes wrong; another image only
     when it has none. Likewise the zero point, where the image has none: the template's, through the flux
     scale.
     """
+    raw, shape = chip.raw, chip.image.shape
     wcs, zeropoint = raw.wcs, raw.zeropoint
     if template.wcs is not None and (wcs is None or raw.exposure is not None):
-        wcs = chip_wcs(raw.data.shape, registration, template.wcs)
+        wcs = chip_wcs(shape, registration, template.wcs)
     if zeropoint is None and template.zeropoint is not None:
         # resampling conserves surface brightness, so a flux in template counts shows in science pixels
         # divided by their area
-        area = pixel_area(registration, raw.data.shape)
+        area = pixel_area(registration, shape)
         zeropoint = template.zeropoint + 2.5 * float(np.log10(flux_scale / area))
     return replace(raw, wcs=wcs, zeropoint=zeropoint)
 

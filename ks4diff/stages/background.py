@@ -9,6 +9,7 @@ import sep
 from scipy import ndimage
 
 from ks4diff.numerics.inpaint import fill
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import RawChip, ReducedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import MaskedImage, PixelFlag
@@ -51,7 +52,7 @@ def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
         raise SkipChip("too few usable pixels", bad_fraction=float(bad.mean()))
     data = np.where(bad, 0.0, raw.data).astype(np.float32)
     background, sources = _background(data, bad, config)
-    data -= background
+    data -= background.over(slice(None), slice(None))
     data = fill(data, bad)
     sky = ~sources & ~bad
     if sky.sum() < 500:
@@ -61,11 +62,10 @@ def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
     sky &= ~ndimage.binary_dilation(np.abs(data) > 6 * rms)
     if not rms > 0:
         raise SkipChip("the sky shows no noise at all", sky_rms=rms)
-    gain, source = _gain(raw, float(np.median(background)), rms)
-    variance = pixel_variance(data, rms**2, gain, smooth_pix=1.0)
+    gain, source = _gain(raw, float(np.median(background.values)), rms)
     return ReducedChip(
         raw=raw,
-        image=MaskedImage(data=data, variance=variance, flags=flags),
+        image=MaskedImage(data=data, flags=flags, sky_variance=Cells.constant(rms**2, data.shape)),
         background=background,
         rms=rms,
         sky=sky,
@@ -74,33 +74,23 @@ def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
     )
 
 
-def pixel_variance(data: np.ndarray, background: float, gain: float, *, smooth_pix: float) -> np.ndarray:
-    """Return float32 [y, x]: the background's variance plus the Poisson noise of the smoothed sources.
-
-    ``data`` counts without background, ``background`` counts², ``gain`` electrons per count. The image is
-    smoothed by a Gaussian of ``smooth_pix`` so that a pixel's variance does not follow its own noise.
-    """
-    sources = np.maximum(ndimage.gaussian_filter(data, smooth_pix), 0.0)
-    return (background + sources / gain).astype(np.float32)
-
-
 def _flag_pixels(raw: RawChip, config: BackgroundConfig) -> np.ndarray:
     """Return int32 PixelFlag bits: no data, non-finite, saturated and what saturation touches."""
     data = raw.data
-    flags = np.zeros(data.shape, dtype=np.int32) if raw.flags is None else raw.flags.astype(np.int32)
+    flags = np.zeros(data.shape, dtype=np.uint16) if raw.flags is None else raw.flags.astype(np.uint16)
     # sep 1.4 crashes the process on values near the largest float32
-    flags[~(np.abs(data) < ABSURD_COUNTS)] |= PixelFlag.NON_FINITE
+    flags[~(np.abs(data) < ABSURD_COUNTS)] |= np.uint16(PixelFlag.NON_FINITE)
     label, n = ndimage.label(data == 0)
     if n:
         size = np.bincount(label.ravel())
         block = size >= config.zero_block_pix
         block[0] = False
-        flags[block[label]] |= PixelFlag.NO_DATA
+        flags[block[label]] |= np.uint16(PixelFlag.NO_DATA)
     level = raw.saturation if raw.saturation is not None else _plateau(data, config)
     if level is not None:
         saturated = np.nan_to_num(data, nan=0.0, posinf=np.inf, neginf=0.0) >= level
         # neighbours of a full pixel hold spilt charge
-        flags[ndimage.binary_dilation(saturated, iterations=2)] |= PixelFlag.SATURATED
+        flags[ndimage.binary_dilation(saturated, iterations=2)] |= np.uint16(PixelFlag.SATURATED)
     return flags
 
 
@@ -113,8 +103,8 @@ def _plateau(data: np.ndarray, config: BackgroundConfig) -> float | None:
     return config.plateau_fraction * top
 
 
-def _background(data: np.ndarray, bad: np.ndarray, config: BackgroundConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return (background float32, sources bool): a mesh background, refined with the sources masked."""
+def _background(data: np.ndarray, bad: np.ndarray, config: BackgroundConfig) -> tuple[Cells, np.ndarray]:
+    """Return (background, sources bool [y, x]): a mesh background, refined with the sources masked."""
     mesh = min(config.background_mesh_pix, max(min(data.shape) // 4, 16))
     first = sep.Background(data, mask=bad, bw=mesh, bh=mesh, fw=3, fh=3)
     residual = data - first.back()
@@ -126,7 +116,8 @@ def _background(data: np.ndarray, bad: np.ndarray, config: BackgroundConfig) -> 
     seeds = smooth > config.source_peak_sigma * spread
     sources = ndimage.binary_dilation(ndimage.binary_propagation(seeds, mask=above), iterations=2)
     second = sep.Background(data, mask=bad | sources, bw=mesh, bh=mesh, fw=3, fh=3)
-    return second.back().astype(np.float32), sources
+    # one value per pixel, until the mesh itself is at hand
+    return Cells(values=second.back().astype(np.float32), shape=data.shape), sources
 
 
 def _robust_std(values: np.ndarray) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import CalibratedChip, RawChip
-from ks4diff.stages.background import BackgroundConfig, pixel_variance, reduce_chip
+from ks4diff.stages.background import BackgroundConfig, reduce_chip
 from ks4diff.stages.noise import NoiseConfig, measure_noise
 from ks4diff.stages.psf_model import PsfConfig, model_psf
 from ks4diff.stages.stars import StarsConfig, find_stars
@@ -34,14 +35,11 @@ def calibrate(raw: RawChip, config: CalibrateConfig) -> CalibratedChip:
 
     """
     reduced = reduce_chip(raw, config.background)
-    psf, stars = model_psf(reduced.image, find_stars(reduced, config.stars), config.psf)
+    psf, stars = model_psf(reduced.image, find_stars(reduced, config.stars), reduced.gain, config.psf)
     noise = measure_noise(reduced, psf, config.noise)
-    variance = pixel_variance(
-        reduced.image.data, noise.sigma**2, reduced.gain, smooth_pix=psf.fwhm_pix / 2.3548
-    )
     return CalibratedChip(
         raw=raw,
-        image=replace(reduced.image, variance=variance),
+        image=replace(reduced.image, sky_variance=Cells.constant(noise.sigma**2, reduced.image.shape)),
         sky=reduced.sky,
         stars=stars,
         psf=psf,

@@ -12,6 +12,7 @@ from scipy import ndimage
 from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import ConfigError
 from ks4diff.products.image import MaskedImage, PixelFlag
+from ks4diff.stages.variance import pixel_variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,9 @@ def flag_by_comparison(
     high, low = (f(reference, size=3) for f in (ndimage.maximum_filter, ndimage.minimum_filter))
     slope = np.maximum(high - reference, reference - low)
     own = images[which]
-    variance = own.variance * factors[which] ** 2
+    variance = _variance(own) * factors[which] ** 2
     # the reference's own noise: at most that of one exposure
-    variance = variance + np.mean([images[k].variance * factors[k] ** 2 for k in others], axis=0)
+    variance = variance + np.mean([_variance(images[k]) * factors[k] ** 2 for k in others], axis=0)
     excess = (own.data * factors[which] - reference - config.comparison_slope * slope) / np.sqrt(variance)
     excess[count == 0] = 0
     seeds = excess > config.comparison_sigma
@@ -65,9 +66,14 @@ def flag_by_comparison(
     return seeds | (near & (excess > config.comparison_grow_sigma))
 
 
+def _variance(image: MaskedImage) -> np.ndarray:
+    """Return the variance of every pixel, float32 [y, x], in counts: those of a source as if of gain 1."""
+    return pixel_variance(image, 1.0, smooth_pix=1.0)
+
+
 def cleaned(raw: RawChip, config: CosmicsConfig) -> RawChip:
     """Return the chip with the cosmic rays flagged that `flag_by_shape` finds; its pixels stay."""
-    hits = np.where(flag_by_shape(raw, config), np.int32(PixelFlag.COSMIC_RAY), np.int32(0))
+    hits = np.where(flag_by_shape(raw, config), np.uint16(PixelFlag.COSMIC_RAY), np.uint16(0))
     return replace(raw, flags=hits if raw.flags is None else raw.flags | hits)
 
 

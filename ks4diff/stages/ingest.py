@@ -194,7 +194,7 @@ def measure_sample(raw: RawChip, config: IngestConfig) -> Sample | None:
     except SkipChip:
         pass
     else:
-        return Sample(noise=chip.noise, psf=chip.psf)
+        return Sample(noise=chip.noise, psf=chip.psf.typical())
     try:
         reduced = reduce_chip(raw, config.calibrate.background)
     except SkipChip:

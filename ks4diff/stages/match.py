@@ -9,10 +9,12 @@ import sep
 from scipy import ndimage
 
 from ks4diff.numerics.matching import convolve, fit_scale
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Match
 from ks4diff.products.errors import SkipChip
 from ks4diff.stages.noise import NoiseConfig, unshared_noise
+from ks4diff.stages.variance import pixel_variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +50,14 @@ def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) 
     sampled = _thinned(usable, config.max_pixels)
     science = convolve(chip.image.data, template.psf.stamp)
     reference = convolve(template.image.data, chip.psf.stamp)
+    variances = [
+        pixel_variance(part.image, part.gain, smooth_pix=part.psf.fwhm_pix / 2.3548)
+        for part in (chip, template)
+    ]
     scale = 1.0
     for _ in range(3):
         # noise grows with the source: without this the few brightest stars would decide alone
-        variance = chip.image.variance + scale**2 * template.image.variance + (0.02 * scale * reference) ** 2
+        variance = variances[0] + scale**2 * variances[1] + (0.02 * scale * reference) ** 2
         weight = np.where(sampled, 1 / variance, 0.0)
         scale, error, background = fit_scale(science, reference, weight, degree=config.background_degree)
         if not (1 / config.scale_range < scale < config.scale_range):
@@ -65,10 +71,14 @@ def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) 
     science_noise, template_noise = unshared_noise(
         on_scale, models, (chip.psf, template.psf), usable & chip.sky, config.noise
     )
+    shape = chip.image.shape
     return Match(
         flux_scale=scale,
-        flux_scale_error=error,
-        background=background,
+        flux_scale_error=error / scale,
+        scale=Cells.constant(scale, shape),
+        scale_error=Cells.constant(error / scale, shape),
+        amplifiers=(),
+        background=Cells(values=background.astype(np.float32), shape=shape),
         science_noise=science_noise,
         template_noise=replace(template_noise, sigma=template_noise.sigma / scale),
     )

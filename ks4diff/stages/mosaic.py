@@ -10,9 +10,11 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_area
 
 from ks4diff.numerics.lanczos import node_grid, noise_covariance, resample
-from ks4diff.products.chip import RawChip, StarList
+from ks4diff.products.cells import Cells, cell_grid
+from ks4diff.products.chip import CalibratedChip, RawChip, StarList
 from ks4diff.products.image import MaskedImage, PixelFlag
 from ks4diff.products.noise import NoiseModel
+from ks4diff.products.psf import Psf, PsfField
 from ks4diff.products.template import PixelBox, TilePart, TileRecord
 from ks4diff.stages.align import resampled_noise
 from ks4diff.stages.footprint import shifted_wcs
@@ -38,26 +40,21 @@ def make_part(data: np.ndarray, box: PixelBox, record: TileRecord, stars: StarLi
 
     ``data`` float32 [y, x] as read, 0 where the box leaves the tile; it is not modified. Zeros are no data.
     """
-    variance = np.empty_like(data)
-    flags = np.empty(data.shape, dtype=np.int32)
+    flags = np.empty(data.shape, dtype=np.uint16)
     sky, factor = _sky_cells(record), record.flux_factor
     out = data if sky is None and factor is None else np.empty_like(data)
     x = np.arange(box.x0, box.x1)
-    spread = _across(record.sigma**2, record.cell_pix, x)
 
     def make_strip(top: int) -> bool:
         rows = slice(top, min(top + _STRIP_ROWS, len(data)))
         y = np.arange(box.y0 + rows.start, box.y0 + rows.stop)
-        _down(spread, record.cell_pix, y, variance[rows])
         strange = _flag(data[rows], record.saturation, flags[rows])
         level = data[rows]
         if sky is not None:
             level = level - cell_values(sky, record.cell_pix, x, y)
         if factor is not None:
             cells = [n / m for n, m in zip(record.shape, factor.shape, strict=True)]
-            scale = cell_values(factor, cells, x, y)
-            level = level * scale
-            variance[rows] *= scale * scale
+            level = level * cell_values(factor, cells, x, y)
         if out is not data:
             out[rows] = level
         return strange
@@ -69,7 +66,7 @@ def make_part(data: np.ndarray, box: PixelBox, record: TileRecord, stars: StarLi
         lost = (flags & int(PixelFlag.NO_DATA | PixelFlag.NON_FINITE)) != 0
         out = np.where(lost, np.float32(0), out)
     return TilePart(
-        image=MaskedImage(data=out, variance=variance, flags=flags),
+        image=MaskedImage(data=out, flags=flags, sky_variance=_sky_variance(box, record)),
         wcs=shifted_wcs(record.wcs, box.x0, box.y0),
         zeropoint=record.zeropoint,
         noise=record.noise,
@@ -79,6 +76,18 @@ def make_part(data: np.ndarray, box: PixelBox, record: TileRecord, stars: StarLi
         band=record.band,
         fwhm_pix=record.fwhm_pix,
     )
+
+
+def _sky_variance(box: PixelBox, record: TileRecord) -> Cells:
+    """Return the variance of the tile's sky over a box, on the scale of its zero point."""
+    rows, columns = cell_grid(box.shape, record.cell_pix)
+    cells = Cells(values=np.empty((rows, columns), dtype=np.float32), shape=box.shape)
+    x, y = (axis[0] + box.x0 if k == 0 else axis[:, 0] + box.y0 for k, axis in enumerate(cells.middles()))
+    values = cell_values(record.sigma**2, record.cell_pix, x, y)
+    if record.flux_factor is not None:
+        size = [n / m for n, m in zip(record.shape, record.flux_factor.shape, strict=True)]
+        values = values * cell_values(record.flux_factor, size, x, y) ** 2
+    return Cells(values=values, shape=box.shape)
 
 
 def cell_values(cells: np.ndarray, cell_pix: float | list[float], x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -127,14 +136,14 @@ def _sky_cells(record: TileRecord) -> np.ndarray | None:
 
 def _flag(data: np.ndarray, saturation: float | None, flags: np.ndarray) -> bool:
     """Write the PixelFlag bits of rows as read into ``flags``; return whether some are no counts at all."""
-    np.multiply(data == 0, np.int32(PixelFlag.NO_DATA), out=flags, casting="unsafe")
+    np.multiply(data == 0, np.uint16(PixelFlag.NO_DATA), out=flags, casting="unsafe")
     low, top = data.min(), data.max()  # NaN when one pixel is
     strange = not (low > -MAX_COUNTS and top < MAX_COUNTS)
     if strange:
         flags[~is_believable(data)] = PixelFlag.NON_FINITE
     if saturation is not None and not top < saturation:
         with np.errstate(invalid="ignore"):
-            flags[(data >= saturation) & is_believable(data)] |= np.int32(PixelFlag.SATURATED)
+            flags[(data >= saturation) & is_believable(data)] |= np.uint16(PixelFlag.SATURATED)
     return strange
 
 
@@ -153,7 +162,7 @@ def _spread_saturation(flags: np.ndarray) -> None:
         for dx in range(-_SATURATION_REACH, _SATURATION_REACH + 1):
             if abs(dy) + abs(dx) <= _SATURATION_REACH:
                 ny, nx = np.clip(y + dy, 0, flags.shape[0] - 1), np.clip(x + dx, 0, flags.shape[1] - 1)
-                flags[ny, nx] |= np.int32(PixelFlag.SATURATED)
+                flags[ny, nx] |= np.uint16(PixelFlag.SATURATED)
 
 
 def _stars_in(stars: StarList, box: PixelBox, record: TileRecord) -> StarList:
@@ -196,21 +205,20 @@ def fill_from(part: TilePart, patch: Patch, nodes: np.ndarray, other: TilePart) 
     """
     area = proj_plane_pixel_area(part.wcs.celestial) / proj_plane_pixel_area(other.wcs.celestial)
     scale = area * 10 ** (0.4 * (part.zeropoint - other.zeropoint))
-    data, variance, raised = resample(
-        other.image.data, other.image.variance, other.image.flags, nodes, patch.box.shape
-    )
+    data, raised = resample(other.image.data, other.image.flags, nodes, patch.box.shape)
     usable = patch.wanted & (raised == 0)
     if not usable.any():
         return part
-    noise, inflation = resampled_noise(other.noise, noise_covariance(nodes[:, :-1, :-1]))
+    noise = resampled_noise(other.noise, noise_covariance(nodes[:, :-1, :-1]))
     where = (slice(patch.box.y0, patch.box.y1), slice(patch.box.x0, patch.box.x1))
     image = MaskedImage(
-        data=part.image.data.copy(), variance=part.image.variance.copy(), flags=part.image.flags.copy()
+        data=part.image.data.copy(),
+        flags=part.image.flags.copy(),
+        sky_variance=_mixed_variance(part, patch, usable, (noise.sigma * scale) ** 2),
     )
     image.data[where][usable] = data[usable] * np.float32(scale)
-    image.variance[where][usable] = variance[usable] * np.float32(scale**2 * inflation)
     image.flags[where][usable] = 0
-    saturated = patch.wanted & (raised > 0) & ((raised & int(PixelFlag.SATURATED)) != 0)
+    saturated = patch.wanted & ((raised & int(PixelFlag.SATURATED)) != 0)
     image.flags[where][saturated] = PixelFlag.SATURATED
     good = max(int(np.count_nonzero(image.flags == 0)), 1)
     share = float(usable.sum()) / good
@@ -222,6 +230,19 @@ def fill_from(part: TilePart, patch: Patch, nodes: np.ndarray, other: TilePart) 
         tile_ids=(*part.tile_ids, *other.tile_ids),
         filled=part.filled + share,
     )
+
+
+def _mixed_variance(part: TilePart, patch: Patch, usable: np.ndarray, variance: float) -> Cells:
+    """Return the part's sky variance with the cells mostly filled from another tile taking that one's."""
+    cells = part.image.sky_variance
+    filled = np.zeros(part.image.shape, dtype=bool)
+    filled[patch.box.y0 : patch.box.y1, patch.box.x0 : patch.box.x1] = usable
+    values = cells.values.copy()
+    for j, i, rows, columns in cells.boxes():
+        share = filled[rows, columns].mean()
+        if share > 0:
+            values[j, i] = variance if share > 0.5 else max(values[j, i], 0.0)
+    return Cells(values=values, shape=cells.shape)
 
 
 def _mixed(first: NoiseModel, second: NoiseModel, share: float, scale: float) -> NoiseModel:
@@ -256,9 +277,28 @@ def _with_filled_stars(
     return StarList(**{name: values[order] for name, values in joined.items()})
 
 
+def as_template(part: TilePart) -> CalibratedChip:
+    """Return a part as the template of a chip, with what its store measured: nothing is measured again."""
+    fwhm = part.fwhm_pix or 3.0
+    half = int(np.ceil(2 * fwhm))
+    offset = np.arange(-half, half + 1)
+    stamp = np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) * 4 * np.log(2) / fwhm**2)
+    psf = Psf(stamp=(stamp / stamp.sum()).astype(np.float32), fwhm_pix=fwhm, n_stars=0)
+    return CalibratedChip(
+        raw=replace(as_chip(part), data=np.empty((0, 0), dtype=np.float32), flags=None),
+        image=part.image,
+        sky=None,
+        stars=part.stars,
+        psf=PsfField.uniform(psf, part.image.shape),
+        noise=part.noise,
+        gain=1.0,
+        gain_source="given",
+    )
+
+
 def as_chip(part: TilePart) -> RawChip:
     """Return a part as an image to calibrate and subtract with; pixels without data are exact zeros."""
-    bad = part.image.flags & ~int(PixelFlag.SATURATED)
+    bad = part.image.flags & int(~PixelFlag.SATURATED)
     return RawChip(
         data=np.where(bad != 0, np.float32(0), part.image.data),
         file="+".join(part.tile_ids),

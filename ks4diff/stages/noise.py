@@ -12,7 +12,7 @@ from ks4diff.numerics.noise import autocovariance, bilinear_covariance, power_sp
 from ks4diff.numerics.psf_grid import extract, taper, transform
 from ks4diff.products.chip import ReducedChip
 from ks4diff.products.noise import NoiseModel
-from ks4diff.products.psf import Psf
+from ks4diff.products.psf import PsfField
 
 GRID = (64, 64)  # of the spectrum that is fitted; a covariance of a dozen lags needs no finer
 LEAST_NOISE = 0.93  # of the fitted noise power: its own error is some 5 %
@@ -30,7 +30,7 @@ class NoiseConfig:
     fewest_frequencies: float = 0.25  # are fitted, however sharp the PSF
 
 
-def measure_noise(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseModel:
+def measure_noise(chip: ReducedChip, psf: PsfField, config: NoiseConfig) -> NoiseModel:
     """Return the noise of one pixel and how it is correlated with its neighbours.
 
     Usually this is the covariance of the source-free pixels, less what is common to far pixels (errors of the
@@ -58,7 +58,7 @@ def measure_noise(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseMode
 def unshared_noise(
     images: tuple[np.ndarray, np.ndarray],
     models: tuple[NoiseModel, NoiseModel],
-    psfs: tuple[Psf, Psf],
+    psfs: tuple[PsfField, PsfField],
     sky: np.ndarray,
     config: NoiseConfig,
 ) -> tuple[NoiseModel, NoiseModel]:
@@ -83,7 +83,7 @@ def unshared_noise(
     return _less(models[0], psfs[0], power), _less(models[1], psfs[1], power)
 
 
-def _less(model: NoiseModel, psf: Psf, shared: np.ndarray) -> NoiseModel:
+def _less(model: NoiseModel, psf: PsfField, shared: np.ndarray) -> NoiseModel:
     """Return a noise model with the power ``shared`` on `GRID` taken from it, its fitted noise left alone."""
     power = power_spectrum(model.sigma**2 * model.correlation, GRID)
     psf_power = np.abs(transform(_cropped(psf.stamp, min(GRID)), GRID)) ** 2
@@ -103,7 +103,7 @@ def _noise_power(fit: tuple[float, float, float, float]) -> np.ndarray:
     return fit[0] * power_spectrum(bilinear_covariance(fit[1], fit[2]), GRID)
 
 
-def _beyond_cutoff(chip: ReducedChip, psf: Psf, config: NoiseConfig) -> NoiseModel:
+def _beyond_cutoff(chip: ReducedChip, psf: PsfField, config: NoiseConfig) -> NoiseModel:
     """Return the noise fitted at frequencies that the PSF does not pass, as bilinearly resampled white noise.
 
     That family holds white noise and says how the power goes on below the fitted frequencies.

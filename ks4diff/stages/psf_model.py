@@ -12,7 +12,8 @@ from ks4diff.numerics.stars_fit import fit_stars, star_stamps
 from ks4diff.products.chip import StarList
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import MaskedImage
-from ks4diff.products.psf import Psf
+from ks4diff.products.psf import Psf, PsfField
+from ks4diff.stages.variance import pixel_variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,9 @@ class PsfConfig:
     clip_sigma: float = 3.5
 
 
-def model_psf(image: MaskedImage, stars: StarList, config: PsfConfig) -> tuple[Psf, StarList]:
+def model_psf(
+    image: MaskedImage, stars: StarList, gain: float, config: PsfConfig
+) -> tuple[PsfField, StarList]:
     """Return (psf, stars): the PSF of an image and its stars with positions and fluxes fitted with it.
 
     Starts from a Gaussian of the clean stars' width; in each round all stars are fitted together, and the
@@ -49,18 +52,19 @@ def model_psf(image: MaskedImage, stars: StarList, config: PsfConfig) -> tuple[P
     chosen = np.flatnonzero(stars.clean[:n])[: config.max_stars]
     core = max(round(fwhm), 2)
     good = image.good
+    variance = pixel_variance(image, gain, smooth_pix=fwhm / 2.3548)
     for _ in range(config.rounds):
-        fitted, residual = fit_stars(image.data, good, image.variance, stamp, fitted, core=core, sweeps=4)
+        fitted, residual = fit_stars(image.data, good, variance, stamp, fitted, core=core, sweeps=4)
         usable = chosen[fitted[2, chosen] > 0]
         if len(usable) < config.min_stars:
             raise SkipChip("too few clean stars for a PSF", n_clean=float(len(usable)))
         stamp = _average(residual, good, stamp, fitted[:, usable], config)
-    fitted, _ = fit_stars(image.data, good, image.variance, stamp, fitted, core=core, sweeps=4)
+    fitted, _ = fit_stars(image.data, good, variance, stamp, fitted, core=core, sweeps=4)
     psf = Psf(stamp=stamp.astype(np.float32), fwhm_pix=half_max_width(stamp), n_stars=len(usable))
     kept = replace(
         stars, x=fitted[0], y=fitted[1], flux=fitted[2], fwhm=stars.fwhm[:n], clean=stars.clean[:n]
     )
-    return psf, kept
+    return PsfField.uniform(psf, image.shape), kept
 
 
 def _gaussian(n: int, fwhm: float) -> np.ndarray:

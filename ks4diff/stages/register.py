@@ -8,6 +8,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from ks4diff.numerics import pattern, polynomial
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import CalibratedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.registration import Registration
@@ -144,21 +145,26 @@ def _grown(a, b, pairs, shape, method, config) -> Registration:
     An affine guess matches only the middle of a distorted field; each polynomial through the matches reaches
     farther out, until no more stars join.
     """
-    registration = _refine(a[pairs[0]], b[pairs[1]], shape, method, config)
+    registration = _refine((a, b), pairs, shape, method, config)
     for _ in range(8):
         moved = template_position(registration, a[:, 0], a[:, 1]).T
         i, j = pattern.mutual_matches(moved, b, config.match_radius_pix)
         if len(i) <= len(pairs[0]):
             break
         pairs = (i, j)
-        registration = _refine(a[i], b[j], shape, method, config)
+        registration = _refine((a, b), pairs, shape, method, config)
     return registration
 
 
 def _refine(
-    science: np.ndarray, template: np.ndarray, shape: tuple[int, int], method: str, config: RegisterConfig
+    points: tuple[np.ndarray, np.ndarray],
+    index: tuple[np.ndarray, np.ndarray],
+    shape: tuple[int, int],
+    method: str,
+    config: RegisterConfig,
 ) -> Registration:
-    """Return the polynomial through the matched stars [n, 2], clipped until no outlier is left."""
+    """Return the polynomial through the matched stars, clipped until no outlier is left."""
+    science, template = points[0][index[0]], points[1][index[1]]
     rows, columns = shape
     centre = ((columns - 1) / 2, (rows - 1) / 2)
     scale = max(rows, columns) / 2
@@ -178,14 +184,20 @@ def _refine(
         keep = new
     if keep.sum() < config.min_matched:
         raise SkipChip("too few stars agree on one registration", n_matched=float(keep.sum()))
+    rms = float(np.sqrt(0.5 * (distance[keep] ** 2).mean()))
     return Registration(
         coefficients=coefficients,
         degree=degree,
         centre=centre,
         scale=scale,
         n_matched=int(keep.sum()),
-        rms_pix=float(np.sqrt(0.5 * (distance[keep] ** 2).mean())),
+        rms_pix=rms,
         method=method,
+        pairs=np.stack(index)[:, keep],
+        n_stars=Cells.constant(float(keep.sum()), shape),
+        residual_rms=Cells.constant(rms, shape),
+        error=Cells.constant(rms / np.sqrt(keep.sum()), shape),
+        bad=Cells.constant(0.0, shape),
     )
 
 

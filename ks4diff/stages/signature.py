@@ -75,13 +75,13 @@ def find_signature(raw: RawChip, masters: Masters | None, config: SignatureConfi
     if not (config.masters_on_trimmed or any(a.overscan is not None for a in raw.amplifiers)):
         masters = replace(masters, bias=None, flat=None)
     _check(raw, masters)
-    flags = np.zeros(raw.data.shape, np.int32) if raw.flags is None else raw.flags.astype(np.int32)
+    flags = np.zeros(raw.data.shape, np.uint16) if raw.flags is None else raw.flags.astype(np.uint16)
     full = raw.saturation if raw.saturation is not None else _default_saturation(raw, config)
     saturated = _flag_as_read(raw.data, flags, full, config)
     levels = overscan_levels(raw.amplifiers, config.overscan)
     data = _linearised(raw, levels, masters, config)
     if masters.bad is not None:
-        flags[masters.bad] |= PixelFlag.BAD_PIXEL
+        flags[masters.bad] |= np.uint16(PixelFlag.BAD_PIXEL)
     if masters.flat is not None:
         _flag_unresponsive(flags, masters.flat, config)
     dead, match = _match(raw, data, flags, levels, masters, config)
@@ -126,13 +126,13 @@ def _flag_as_read(data: np.ndarray, flags: np.ndarray, full: float, config: Sign
     """Flag, in place, what the file's own counts show: full and missing pixels. Return bool: full."""
     saturated = data >= full  # false for NaN
     _flag_around(flags, saturated)
-    flags[~np.isfinite(data)] |= PixelFlag.NON_FINITE
+    flags[~np.isfinite(data)] |= np.uint16(PixelFlag.NON_FINITE)
     zero = data == 0
     if np.count_nonzero(zero) >= config.zero_block_pix:
         label, _ = ndimage.label(zero)
         block = np.bincount(label.ravel()) >= config.zero_block_pix
         block[0] = False
-        flags[block[label]] |= PixelFlag.NO_DATA
+        flags[block[label]] |= np.uint16(PixelFlag.NO_DATA)
     return saturated
 
 
@@ -148,7 +148,7 @@ def _flag_around(flags: np.ndarray, saturated: np.ndarray) -> None:
         for dx in range(abs(dy) - 2, 3 - abs(dy)):
             y, x = rows + dy, columns + dx
             inside = (y >= 0) & (y < len(flags)) & (x >= 0) & (x < flags.shape[1])
-            flags[y[inside], x[inside]] |= PixelFlag.SATURATED
+            flags[y[inside], x[inside]] |= np.uint16(PixelFlag.SATURATED)
 
 
 def _linearised(raw: RawChip, levels: list, masters: Masters, config: SignatureConfig) -> np.ndarray:
@@ -185,7 +185,7 @@ def _remove_ghosts(data: np.ndarray, raw: RawChip, matrix: np.ndarray, config: S
 def _flag_unresponsive(flags: np.ndarray, flat: np.ndarray, config: SignatureConfig) -> None:
     for start in range(0, len(flags), _ROWS):
         rows = slice(start, start + _ROWS)
-        flags[rows][~(flat[rows] >= config.least_response)] |= PixelFlag.BAD_PIXEL
+        flags[rows][~(flat[rows] >= config.least_response)] |= np.uint16(PixelFlag.BAD_PIXEL)
 
 
 def _match(raw, data, flags, levels, masters, config) -> tuple[np.ndarray, Match | None]:
@@ -197,7 +197,9 @@ def _match(raw, data, flags, levels, masters, config) -> tuple[np.ndarray, Match
     dead = dead_amplifiers(data, amplifiers, overscan=with_overscan, config=settings)
     for amplifier, is_dead in zip(amplifiers, dead, strict=True):
         if is_dead:
-            flags[amplifier.y0 : amplifier.y1, amplifier.x0 : amplifier.x1] |= PixelFlag.DEAD_AMPLIFIER
+            flags[amplifier.y0 : amplifier.y1, amplifier.x0 : amplifier.x1] |= np.uint16(
+                PixelFlag.DEAD_AMPLIFIER
+            )
     if not settings.match_amplifiers or (~dead).sum() < 2:
         return dead, None
     prior = settings.gain_prior if masters.flat is None else settings.gain_prior_flat
@@ -221,13 +223,13 @@ def _flag_spill(raw, data, flags, saturated, masters, config) -> None:
     """Flag, in place, where the charge of full pixels went: trails and ghosts."""
     if not saturated.any():
         return
-    flags[bleed_trails(data, saturated, raw.chip, config.bleeds)] |= PixelFlag.BLEED
+    flags[bleed_trails(data, saturated, raw.chip, config.bleeds)] |= np.uint16(PixelFlag.BLEED)
     if config.crosstalk.crosstalk_mask and raw.amplifiers:
         for band, members in bands(raw.amplifiers, len(data)):
             some = [raw.amplifiers[k] for k in members]
             matrix = None if masters.crosstalk is None else masters.crosstalk[np.ix_(members, members)]
             victims = saturated_victims(saturated[band], some, matrix, config.crosstalk)
-            flags[band][victims] |= PixelFlag.CROSSTALK
+            flags[band][victims] |= np.uint16(PixelFlag.CROSSTALK)
 
 
 def _responses(amplifiers: tuple[Amplifier, ...], flat: np.ndarray | None) -> np.ndarray:

@@ -103,9 +103,7 @@ def warp(chip: CalibratedChip, first: CalibratedChip, grid: StackGrid, config: S
     place, how = _placement(chip, first, found, sky, config)
     scale = 1.0 if chip is first else _flux_scale(chip, first, found, config)
     scale *= (grid.scale_arcsec / 3600) ** 2 / proj_plane_pixel_area(chip.raw.wcs.celestial)
-    data, _, flags = resample(
-        chip.image.data, chip.image.variance, chip.image.flags, place.reshape(2, *x.shape), grid.shape
-    )
+    data, flags = resample(chip.image.data, chip.image.flags, place.reshape(2, *x.shape), grid.shape)
     data *= np.float32(scale)
     data[flags != 0] = np.nan
     return Warped(data=data, sigma=chip.noise.sigma * scale, flux_scale=scale, registration=how)

@@ -15,6 +15,7 @@ from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Difference, Match
 from ks4diff.products.image import PixelFlag
 from ks4diff.products.psf import Psf
+from ks4diff.stages.variance import pixel_variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ def subtract(
     size = max(chip.psf.stamp.shape[0], template.psf.stamp.shape[0])
     shape = zogy.grid_shape(good.shape, size)
     # both are filled in the holes of either: what one shows and the other lacks would ring in the difference
-    science = _side(chip.image.data - match.background, chip, good, match.science_noise, 1.0, shape)
+    level = chip.image.data - match.background.over(slice(None), slice(None))
+    science = _side(level, chip, good, match.science_noise, 1.0, shape)
     reference = _side(
         template.image.data, template, good, match.template_noise, 1.0 / match.flux_scale, shape
     )
@@ -62,10 +64,11 @@ def subtract(
 
 def _side(data, image, good, noise, flux, shape) -> zogy.Side:
     """Return one image as the subtraction wants it, with the noise that the match left to it."""
+    variance = pixel_variance(image.image, image.gain, smooth_pix=image.psf.fwhm_pix / 2.3548)
     less_noise = np.float32(noise.sigma**2 - image.noise.sigma**2)
     return zogy.Side(
         data=fill(data, ~good),
-        variance=np.where(good, image.image.variance + less_noise, np.float32(0)),
+        variance=np.where(good, variance + less_noise, np.float32(0)),
         psf=image.psf.stamp,
         flux=flux,
         sigma2=noise.sigma**2,
@@ -83,21 +86,21 @@ def _grown_flags(
     chip: CalibratedChip, template: AlignedTemplate, difference: np.ndarray, config: SubtractConfig
 ) -> np.ndarray:
     """Return the flags of both images, of bleeds and of the border, grown by the reach of the filters."""
-    flags = np.zeros(chip.image.shape, dtype=np.int32)
+    flags = np.zeros(chip.image.shape, dtype=np.uint16)
     fwhm = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
     both = chip.image.flags | template.image.flags
     saturated = (both & (PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
     both = both | np.where(
-        _bleeds(difference, saturated, fwhm, config), np.int32(PixelFlag.BLEED), np.int32(0)
+        _bleeds(difference, saturated, fwhm, config), np.uint16(PixelFlag.BLEED), np.uint16(0)
     )
     for bit in PixelFlag:
         raised = (both & bit) != 0
         if raised.any():
-            flags[ndimage.distance_transform_edt(~raised) <= config.mask_growth_fwhm * fwhm] |= bit
+            flags[ndimage.distance_transform_edt(~raised) <= config.mask_growth_fwhm * fwhm] |= np.uint16(bit)
     edge = int(np.ceil(config.edge_fwhm * fwhm))
     border = np.ones(flags.shape, dtype=bool)
     border[edge:-edge, edge:-edge] = False
-    flags[border] |= PixelFlag.EDGE
+    flags[border] |= np.uint16(PixelFlag.EDGE)
     return flags
 
 

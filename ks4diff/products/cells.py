@@ -1,0 +1,95 @@
+"""Maps over an image that have one value per cell: PSF amplitudes, flux scales, errors, verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CELL_PIX = 1024  # of the cells that reports speak of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """A map of an image of ``shape`` (rows, columns) in equal cells that tile it exactly.
+
+    ``values`` is [..., rows of cells, columns of cells]; a value belongs to its cell's middle. In between the
+    map is bilinear, beyond the outermost middles level.
+    """
+
+    values: np.ndarray
+    shape: tuple[int, int]
+
+    @classmethod
+    def constant(cls, value: float | np.ndarray, shape: tuple[int, int]) -> Cells:
+        """Return the map of one cell: ``value`` [...] everywhere."""
+        return cls(values=np.asarray(value, dtype=np.float32)[..., None, None], shape=shape)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """(rows, columns) of one cell, pixels."""
+        n, m = self.values.shape[-2:]
+        return self.shape[0] / n, self.shape[1] / m
+
+    def middles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (x, y), float64 [rows of cells, columns of cells]: 0-based pixels of the cells' middles."""
+        high, wide = self.size
+        n, m = self.values.shape[-2:]
+        return np.meshgrid((np.arange(m) + 0.5) * wide - 0.5, (np.arange(n) + 0.5) * high - 0.5)
+
+    def at(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
+        """Return the map at pixels (x, y) [n]: [..., n]."""
+        high, wide = self.size
+        row, down = _between(np.asarray(y, dtype=np.float64), high, self.values.shape[-2])
+        column, along = _between(np.asarray(x, dtype=np.float64), wide, self.values.shape[-1])
+        below = np.minimum(row + 1, self.values.shape[-2] - 1)
+        right = np.minimum(column + 1, self.values.shape[-1] - 1)
+        v = self.values
+        low = v[..., row, column] * (1 - along) + v[..., row, right] * along
+        high_side = v[..., below, column] * (1 - along) + v[..., below, right] * along
+        return low * (1 - down) + high_side * down
+
+    def over(self, rows: slice, columns: slice) -> np.ndarray:
+        """Return the map on the pixels of a rectangle, float32 [..., rows, columns]; slices without steps."""
+        high, wide = self.size
+        y = np.arange(*rows.indices(self.shape[0]), dtype=np.float64)
+        x = np.arange(*columns.indices(self.shape[1]), dtype=np.float64)
+        column, along = _between(x, wide, self.values.shape[-1])
+        right = np.minimum(column + 1, self.values.shape[-1] - 1)
+        v = self.values.astype(np.float32, copy=False)
+        across = v[..., column] + (v[..., right] - v[..., column]) * along.astype(np.float32)
+        row, down = _between(y, high, self.values.shape[-2])
+        below = np.minimum(row + 1, self.values.shape[-2] - 1)
+        part = down.astype(np.float32)[:, None]
+        return across[..., row, :] + (across[..., below, :] - across[..., row, :]) * part
+
+    def boxes(self) -> list[tuple[int, int, slice, slice]]:
+        """Return (j, i, rows, columns) of every cell: its indices and the pixels that it holds."""
+        n, m = self.values.shape[-2:]
+        y = np.rint(np.linspace(0, self.shape[0], n + 1)).astype(int)
+        x = np.rint(np.linspace(0, self.shape[1], m + 1)).astype(int)
+        return [
+            (j, i, slice(int(y[j]), int(y[j + 1])), slice(int(x[i]), int(x[i + 1])))
+            for j in range(n)
+            for i in range(m)
+        ]
+
+    def cell_of(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices (j, i) of the cells that hold pixels (x, y); beyond the border, the nearest."""
+        high, wide = self.size
+        n, m = self.values.shape[-2:]
+        j = np.floor((np.asarray(y) + 0.5) / high).astype(np.int64)
+        i = np.floor((np.asarray(x) + 0.5) / wide).astype(np.int64)
+        return np.clip(j, 0, n - 1), np.clip(i, 0, m - 1)
+
+
+def cell_grid(shape: tuple[int, int], cell_pix: float) -> tuple[int, int]:
+    """Return how many (rows, columns) of cells of about ``cell_pix`` tile an image: at least one each."""
+    return max(round(shape[0] / cell_pix), 1), max(round(shape[1] / cell_pix), 1)
+
+
+def _between(position: np.ndarray, cell: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (the cell whose middle is at or before each pixel, the fraction of the way to the next one)."""
+    at = np.clip((position + 0.5) / cell - 0.5, 0, n - 1)
+    before = np.floor(at).astype(np.int64)
+    return before, at - before
