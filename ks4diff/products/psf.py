@@ -55,7 +55,7 @@ class PsfField:
     @cached_property
     def stamp(self) -> np.ndarray:
         """The PSF of median amplitudes, float32 [n, n]: for what needs only one."""
-        return self._sum(np.median(self.amplitudes.values, axis=(1, 2)))
+        return self._sum(np.array([np.median(mode) for mode in self.amplitudes.values]))
 
     @cached_property
     def fwhm_pix(self) -> float:
