@@ -1,4 +1,4 @@
-"""The resampled template lies on the science image and, once scaled, equals it."""
+"""The resampled template lies on the science image and keeps its surface brightness, masks and noise."""
 
 from __future__ import annotations
 
@@ -7,42 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import PixelFlag
-from ks4diff.products.registration import Registration
 from ks4diff.stages.align import align
 from ks4diff.stages.calibrate import CalibrateConfig, calibrate
-from ks4diff.stages.match import MatchConfig, match
 from ks4diff.stages.psf_model import PsfConfig
 from tests import skies
-
-SHAPE = (310, 350)
-
-
-def exact(geometry):
-    """Return the Registration that is a Geometry without its bend."""
-    coefficients = np.column_stack([geometry.shift, geometry.matrix])
-    return Registration(
-        coefficients=coefficients,
-        degree=1,
-        centre=(0.0, 0.0),
-        scale=1.0,
-        n_matched=99,
-        rms_pix=0.01,
-        method="wcs",
-    )
-
-
-def lone_scene(seed, **options):
-    x, y = skies.apart(seed, SHAPE, 40, skies.NO_STARS, distance=34)
-    stars = skies.Stars(x=x, y=y, flux=np.random.default_rng(seed).uniform(2e4, 1e5, 40))
-    return skies.Scene(stars=stars, geometry=skies.Geometry(bend=0.0), **options)
-
-
-def aligned(pair):
-    science, template = (calibrate(raw, CalibrateConfig()) for raw in (pair.science, pair.template))
-    return science, align(template, science, exact(pair.geometry), PsfConfig())
+from tests.aligned_pairs import SHAPE, aligned, exact, lone_scene
 
 
 @pytest.fixture(scope="module", params=["blurred", "sharp"])
@@ -122,50 +93,3 @@ def test_a_template_beside_the_image_is_refused():
     beside = exact(replace(pair.geometry, shift=(390.0, 20.0)))
     with pytest.raises(SkipChip, match="hardly covers"):
         align(template, science, beside, PsfConfig())
-
-
-def test_the_flux_scale_of_lone_stars(lone):
-    pair, science, template = lone
-    found = match(science, template, MatchConfig())
-    assert found.flux_scale == pytest.approx(pair.flux_scale, rel=0.01)
-
-
-@pytest.mark.parametrize("seed", [71, 72, 73])
-def test_the_flux_scale_of_a_field(seed):
-    pair = skies.Scene(n_stars=900, geometry=skies.Geometry(bend=0.0)).make(seed)
-    found = match(*aligned(pair), PipelineConfig().match)
-    assert found.flux_scale == pytest.approx(pair.flux_scale, rel=0.01)
-
-
-def test_a_difference_of_backgrounds_is_followed():
-    pair = lone_scene(65).make(65)
-    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    # in the science image only, and steep enough that a 64 px mesh leaves some of it
-    ramp = 4.0 * np.sin(x / 90.0) + 0.02 * y
-    tilted = replace(pair.science, data=(pair.science.data + ramp).astype(np.float32))
-    science, template = aligned(replace(pair, science=tilted))
-    found = match(science, template, MatchConfig())
-    left = science.image.data - found.flux_scale * template.image.data - found.background
-    quiet = science.sky & template.image.good
-    noise = np.hypot(science.noise.sigma, found.flux_scale * template.noise.sigma)
-    for rows in np.array_split(np.arange(20, SHAPE[0] - 20), 4):
-        for columns in np.array_split(np.arange(20, SHAPE[1] - 20), 4):
-            part = np.ix_(rows, columns)
-            # 4 standard errors of the mean, and a tenth of the ramp
-            values = left[part][quiet[part]]
-            assert abs(values.mean()) < 4 * noise / np.sqrt(len(values)) + 0.4
-
-
-def test_too_little_in_common_is_refused(lone):
-    _, science, template = lone
-    flags = np.full(SHAPE, int(PixelFlag.TEMPLATE_NO_DATA), dtype=np.int32)
-    flags[100:120, 100:140] = 0
-    with pytest.raises(SkipChip, match="too few pixels in common"):
-        match(science, replace(template, image=replace(template.image, flags=flags)), MatchConfig())
-
-
-def test_a_template_of_something_else_is_refused(lone):
-    _, science, template = lone
-    negative = replace(template.image, data=-template.image.data)
-    with pytest.raises(SkipChip, match="explains none"):
-        match(science, replace(template, image=negative), MatchConfig())

@@ -1,0 +1,69 @@
+"""The aligned template, once scaled, equals the science image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.products.errors import SkipChip
+from ks4diff.products.image import PixelFlag
+from ks4diff.stages.match import MatchConfig, match
+from tests import skies
+from tests.aligned_pairs import SHAPE, aligned, lone_scene
+
+
+@pytest.fixture(scope="module", params=["blurred", "sharp"])
+def lone(request):
+    epochs = (skies.BLURRED, skies.SHARP) if request.param == "blurred" else (skies.SHARP, skies.BLURRED)
+    pair = lone_scene(61, epochs=epochs).make(61)
+    return pair, *aligned(pair)
+
+
+def test_the_flux_scale_of_lone_stars(lone):
+    pair, science, template = lone
+    found = match(science, template, MatchConfig())
+    assert found.flux_scale == pytest.approx(pair.flux_scale, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", [71, 72, 73])
+def test_the_flux_scale_of_a_field(seed):
+    pair = skies.Scene(n_stars=900, geometry=skies.Geometry(bend=0.0)).make(seed)
+    found = match(*aligned(pair), PipelineConfig().match)
+    assert found.flux_scale == pytest.approx(pair.flux_scale, rel=0.01)
+
+
+def test_a_difference_of_backgrounds_is_followed():
+    pair = lone_scene(65).make(65)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    # in the science image only, and steep enough that a 64 px mesh leaves some of it
+    ramp = 4.0 * np.sin(x / 90.0) + 0.02 * y
+    tilted = replace(pair.science, data=(pair.science.data + ramp).astype(np.float32))
+    science, template = aligned(replace(pair, science=tilted))
+    found = match(science, template, MatchConfig())
+    left = science.image.data - found.flux_scale * template.image.data - found.background
+    quiet = science.sky & template.image.good
+    noise = np.hypot(science.noise.sigma, found.flux_scale * template.noise.sigma)
+    for rows in np.array_split(np.arange(20, SHAPE[0] - 20), 4):
+        for columns in np.array_split(np.arange(20, SHAPE[1] - 20), 4):
+            part = np.ix_(rows, columns)
+            # 4 standard errors of the mean, and a tenth of the ramp
+            values = left[part][quiet[part]]
+            assert abs(values.mean()) < 4 * noise / np.sqrt(len(values)) + 0.4
+
+
+def test_too_little_in_common_is_refused(lone):
+    _, science, template = lone
+    flags = np.full(SHAPE, int(PixelFlag.TEMPLATE_NO_DATA), dtype=np.int32)
+    flags[100:120, 100:140] = 0
+    with pytest.raises(SkipChip, match="too few pixels in common"):
+        match(science, replace(template, image=replace(template.image, flags=flags)), MatchConfig())
+
+
+def test_a_template_of_something_else_is_refused(lone):
+    _, science, template = lone
+    negative = replace(template.image, data=-template.image.data)
+    with pytest.raises(SkipChip, match="explains none"):
+        match(science, replace(template, image=negative), MatchConfig())
