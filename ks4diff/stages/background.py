@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import sep
-from scipy import ndimage
 
-from ks4diff.numerics.inpaint import fill
+from ks4diff.numerics.defects import clear_above, flag_pixels, highest, mark_above
+from ks4diff.numerics.inpaint import fill_holes
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import RawChip, ReducedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import MaskedImage, PixelFlag
+from ks4diff.stages.sky import (
+    mask_sources,
+    over_strips,
+    relative_variance,
+    sky_level,
+    sky_spread,
+    subtract_level,
+)
 
-ABSURD_COUNTS = 1e15
+ABSURD_COUNTS = 1e15  # squares of larger float32 overflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,9 @@ class BackgroundConfig:
 def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
     """Return the chip background-subtracted and masked, with a first variance of every pixel.
 
+    The sky's variance is a map: that of the source-free pixels of the whole chip, ``rms`` squared, times how
+    the noise from pixel to pixel varies over it.
+
     Raises
     ------
     SkipChip
@@ -47,25 +57,26 @@ def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
 
     """
     flags = _flag_pixels(raw, config)
-    bad = flags != 0
-    if bad.mean() > config.max_bad_fraction:
-        raise SkipChip("too few usable pixels", bad_fraction=float(bad.mean()))
-    data = np.where(bad, 0.0, raw.data).astype(np.float32)
-    background, sources = _background(data, bad, config)
-    data -= background.over(slice(None), slice(None))
-    data = fill(data, bad)
-    sky = ~sources & ~bad
-    if sky.sum() < 500:
-        raise SkipChip("no sky left between the sources", sky_pixels=float(sky.sum()))
-    rms = _robust_std(data[sky])
-    # one hot pixel of 1000 sigma in a million would double the variance that the sky shows
-    sky &= ~ndimage.binary_dilation(np.abs(data) > 6 * rms)
+    good = flags == 0
+    bad_fraction = 1 - np.count_nonzero(good) / good.size
+    if bad_fraction > config.max_bad_fraction:
+        raise SkipChip("too few usable pixels", bad_fraction=bad_fraction)
+    data, background, sky = _without_background(raw.data, good, config)
+    if np.count_nonzero(sky) < 500:
+        raise SkipChip("no sky left between the sources", sky_pixels=float(np.count_nonzero(sky)))
+    fill_holes(data, ~good)
+    rms = sky_spread(data, sky)
     if not rms > 0:
         raise SkipChip("the sky shows no noise at all", sky_rms=rms)
+    relative = relative_variance(data, sky)
+    # one hot pixel of 1000 sigma in a million would double the variance that the sky shows
+    limit = 6 * rms * np.sqrt(relative.values.astype(np.float64))
+    over_strips(lambda rows: clear_above(data, limit, (rows.start, rows.stop), 1, sky), len(data))
     gain, source = _gain(raw, float(np.median(background.values)), rms)
+    variance = Cells(values=relative.values * np.float32(rms**2), shape=data.shape)
     return ReducedChip(
         raw=raw,
-        image=MaskedImage(data=data, flags=flags, sky_variance=Cells.constant(rms**2, data.shape)),
+        image=MaskedImage(data=data, flags=flags, sky_variance=variance),
         background=background,
         rms=rms,
         sky=sky,
@@ -75,57 +86,47 @@ def reduce_chip(raw: RawChip, config: BackgroundConfig) -> ReducedChip:
 
 
 def _flag_pixels(raw: RawChip, config: BackgroundConfig) -> np.ndarray:
-    """Return int32 PixelFlag bits: no data, non-finite, saturated and what saturation touches."""
+    """Return uint16 PixelFlag bits: no data, non-finite, saturated and what saturation touches."""
     data = raw.data
     flags = np.zeros(data.shape, dtype=np.uint16) if raw.flags is None else raw.flags.astype(np.uint16)
-    # sep 1.4 crashes the process on values near the largest float32
-    flags[~(np.abs(data) < ABSURD_COUNTS)] |= np.uint16(PixelFlag.NON_FINITE)
-    label, n = ndimage.label(data == 0)
-    if n:
-        size = np.bincount(label.ravel())
-        block = size >= config.zero_block_pix
-        block[0] = False
-        flags[block[label]] |= np.uint16(PixelFlag.NO_DATA)
+    bits = int(PixelFlag.NO_DATA), int(PixelFlag.NON_FINITE)
     level = raw.saturation if raw.saturation is not None else _plateau(data, config)
-    if level is not None:
-        saturated = np.nan_to_num(data, nan=0.0, posinf=np.inf, neginf=0.0) >= level
-        # neighbours of a full pixel hold spilt charge
-        flags[ndimage.binary_dilation(saturated, iterations=2)] |= np.uint16(PixelFlag.SATURATED)
+
+    def work(rows: slice) -> None:
+        strip = rows.start, rows.stop
+        flag_pixels(data, flags, strip, block=config.zero_block_pix, absurd=ABSURD_COUNTS, bits=bits)
+        if level is not None:
+            # neighbours of a full pixel hold spilt charge
+            mark_above(data, level, strip, 2, flags, int(PixelFlag.SATURATED))
+
+    over_strips(work, len(data))
     return flags
 
 
 def _plateau(data: np.ndarray, config: BackgroundConfig) -> float | None:
     """Return the level at which the detector clips, or None when no pixels share the maximum."""
-    finite = data[np.isfinite(data)]
-    top = float(finite.max())
-    if np.count_nonzero(finite == top) < config.plateau_count or top <= np.median(finite):
+    found = over_strips(lambda rows: highest(data, (rows.start, rows.stop), ABSURD_COUNTS), len(data))
+    top = max(level for level, _, _ in found)
+    count = sum(n for level, n, _ in found if level == top)
+    if count < config.plateau_count or 2 * count >= sum(n for _, _, n in found):
         return None
     return config.plateau_fraction * top
 
 
-def _background(data: np.ndarray, bad: np.ndarray, config: BackgroundConfig) -> tuple[Cells, np.ndarray]:
-    """Return (background, sources bool [y, x]): a mesh background, refined with the sources masked."""
-    mesh = min(config.background_mesh_pix, max(min(data.shape) // 4, 16))
-    first = sep.Background(data, mask=bad, bw=mesh, bh=mesh, fw=3, fh=3)
-    residual = data - first.back()
-    smooth = ndimage.gaussian_filter(residual, 1.5)
-    spread = _robust_std(smooth[~bad])
-    above = smooth > config.source_threshold_sigma * spread
-    # only what peaks higher than noise does: masking the noise's own peaks would take 0.035 sigma off the
-    # level and 2 % off the noise; summed over a PSF's stamp that level is 2 % of a star of S/N 300
-    seeds = smooth > config.source_peak_sigma * spread
-    sources = ndimage.binary_dilation(ndimage.binary_propagation(seeds, mask=above), iterations=2)
-    second = sep.Background(data, mask=bad | sources, bw=mesh, bh=mesh, fw=3, fh=3)
-    # one value per pixel, until the mesh itself is at hand
-    return Cells(values=second.back().astype(np.float32), shape=data.shape), sources
-
-
-def _robust_std(values: np.ndarray) -> float:
-    """Return the standard deviation of a clean core: from percentiles, then clipped at 4."""
-    low, middle, high = np.percentile(values, [15.87, 50.0, 84.13])
-    spread = 0.5 * (high - low)
-    core = values[np.abs(values - middle) < 4 * max(spread, 1e-30)]
-    return float(core.std()) if core.size else 0.0
+def _without_background(
+    raw: np.ndarray, good: np.ndarray, config: BackgroundConfig
+) -> tuple[np.ndarray, Cells, np.ndarray]:
+    """Return (data, background, sky bool [y, x]): a mesh background, refined with the sources masked."""
+    data = raw.astype(np.float32)
+    data[~good] = 0.0
+    sky = good.copy()
+    first = sky_level(data, sky, config.background_mesh_pix)
+    subtract_level(data, first, good)
+    mask_sources(data, sky, threshold=config.source_threshold_sigma, peak=config.source_peak_sigma)
+    background = sky_level(data, sky, config.background_mesh_pix, first)
+    rest = Cells(values=background.values - first.values, shape=data.shape)
+    subtract_level(data, rest, good)
+    return data, background, sky
 
 
 def _gain(raw: RawChip, level: float, rms: float) -> tuple[float, str]:

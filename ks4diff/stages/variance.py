@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
+from ks4diff.numerics.smooth import gaussian_smooth
 from ks4diff.products.image import MaskedImage
 
 ALL = slice(None)
@@ -18,10 +18,8 @@ def pixel_variance(
     Counts². ``gain`` electrons per count. The image is smoothed by a Gaussian of ``smooth_pix`` so that a
     pixel's variance does not follow its own noise: that would weight low pixels up and skew the score.
     """
-    sky = image.sky_variance.over(rows, columns)
-    reach = int(np.ceil(4 * smooth_pix)) + 1
-    (y0, y1, _), (x0, x1, _) = rows.indices(image.shape[0]), columns.indices(image.shape[1])
-    low, left = max(y0 - reach, 0), max(x0 - reach, 0)
-    around = image.data[low : y1 + reach, left : x1 + reach]
-    smooth = ndimage.gaussian_filter(around, smooth_pix)[y0 - low : y1 - low, x0 - left : x1 - left]
-    return sky + np.maximum(smooth, 0.0) / np.float32(gain)
+    variance = gaussian_smooth(np.ascontiguousarray(image.data), smooth_pix, rows, columns)
+    np.maximum(variance, 0, out=variance)
+    variance *= np.float32(1 / gain)
+    variance += image.sky_variance.over(rows, columns)
+    return variance
