@@ -5,103 +5,180 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import sep
-from scipy import ndimage
 
-from ks4diff.numerics.matching import convolve, fit_scale
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
-from ks4diff.products.difference import Match
+from ks4diff.products.difference import AmplifierStep, Match
 from ks4diff.products.errors import SkipChip
+from ks4diff.products.noise import NoiseModel
+from ks4diff.stages.differential_background import (
+    BackgroundMatchConfig,
+    DifferentialBackground,
+    differential_background,
+)
 from ks4diff.stages.noise import NoiseConfig, unshared_noise
-from ks4diff.stages.variance import pixel_variance
+from ks4diff.stages.on_scale import science_on_scale, template_on_scale
+from ks4diff.stages.pixel_match import PixelMatchConfig, pixel_match
+from ks4diff.stages.scale_field import ScaleConfig, ScaleField, scale_field
+from ks4diff.stages.star_photometry import StarRatioConfig, StarRatios, star_ratios
+
+SAMPLE_PIX = 384  # side of the squares on which noise that the images share is measured
+SAMPLES = 4  # a side of the chip: 2.4 million pixels, 1 % of a variance
+UNKNOWN = NoiseModel(sigma=1.0, correlation=np.ones((1, 1)), method="sky")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchConfig:
     """How the two images are compared."""
 
-    background_degree: int = 2  # of the first differential background, over the chip
-    background_mesh_fwhm: float = 12.0  # of the second: 100 times a point source's area, so none is eaten
+    min_pixels: int = 1000  # in common
+    min_stars: int = 10  # with fewer the pixels decide
+    crowded_pix: float = 3.0e6  # smaller images than this ...
+    crowded_sky: float = 0.35  # ... with a smaller share of sky are matched by their pixels
     scale_range: float = 1000.0  # a flux scale farther from 1 than this factor is no match
-    min_pixels: int = 1000
-    max_pixels: int = 150_000  # fitted, in a regular grid: neighbours within a PSF say the same
+    stars: StarRatioConfig = field(default_factory=StarRatioConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    background: BackgroundMatchConfig = field(default_factory=BackgroundMatchConfig)
+    pixels: PixelMatchConfig = field(default_factory=PixelMatchConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) -> Match:
-    """Return the flux scale and differential background from all pixels with light in them.
+    """Return the flux scale, amplifier steps and differential background of a chip and its template.
 
-    Each image is convolved with the other's PSF, after which static sources differ by the scale alone: blends
-    need no deblending and no star list. The background is what they leave, in two steps: a polynomial fitted
-    with the scale, then the medians of a mesh.
+    The scale comes from stars that both images show, the background from where no source is. Where stars are
+    few, or a small image so crowded that no sky is left, both come from all pixels together.
 
     Raises
     ------
     SkipChip
-        When the template explains none of the science image's light.
+        When the images have too few pixels in common, or the template explains none of the science image's
+        light.
 
     """
-    good = chip.image.good & template.image.good
-    width = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
-    usable = _away_from(~good, int(np.ceil(2 * width)))
-    if usable.sum() < config.min_pixels:
-        raise SkipChip("too few pixels in common", pixels=float(usable.sum()))
-    sampled = _thinned(usable, config.max_pixels)
-    science = convolve(chip.image.data, template.psf.stamp)
-    reference = convolve(template.image.data, chip.psf.stamp)
-    variances = [
-        pixel_variance(part.image, part.gain, smooth_pix=part.psf.fwhm_pix / 2.3548)
-        for part in (chip, template)
+    _enough(chip, template, config.min_pixels)
+    stars = None if _crowded(chip, config) else star_ratios(chip, template, config.stars)
+    if stars is None or len(stars) < config.min_stars:
+        found = _by_pixels(chip, template, config)
+    else:
+        found = _by_stars(chip, template, stars, config)
+    if not (1 / config.scale_range < found.flux_scale < config.scale_range):
+        raise SkipChip("the template explains none of the science image's light", flux_scale=found.flux_scale)
+    return _with_noise(chip, template, found, config.noise)
+
+
+def _enough(chip: CalibratedChip, template: AlignedTemplate, least: int) -> None:
+    count = 0
+    for start in range(0, chip.image.shape[0], 512):
+        rows = slice(start, start + 512)
+        count += int(np.count_nonzero((chip.image.flags[rows] | template.image.flags[rows]) == 0))
+    if count < least:
+        raise SkipChip("too few pixels in common", pixels=float(count))
+
+
+def _crowded(chip: CalibratedChip, config: MatchConfig) -> bool:
+    """Return whether a small image is nearly full of sources."""
+    size = chip.image.data.size
+    if chip.sky is None or size > config.crowded_pix:
+        return False
+    return np.count_nonzero(chip.sky) < config.crowded_sky * size
+
+
+def _by_stars(
+    chip: CalibratedChip, template: AlignedTemplate, stars: StarRatios, config: MatchConfig
+) -> Match:
+    shape = chip.image.shape
+    boxes = [
+        (a.x0, min(a.x1, shape[1]), a.y0, shape[0] if a.y1 is None else a.y1) for a in chip.raw.amplifiers
     ]
-    scale = 1.0
-    for _ in range(3):
-        # noise grows with the source: without this the few brightest stars would decide alone
-        variance = variances[0] + scale**2 * variances[1] + (0.02 * scale * reference) ** 2
-        weight = np.where(sampled, 1 / variance, 0.0)
-        scale, error, background = fit_scale(science, reference, weight, degree=config.background_degree)
-        if not (1 / config.scale_range < scale < config.scale_range):
-            raise SkipChip("the template explains none of the science image's light", flux_scale=scale)
-    left = science - scale * reference - background
-    background = background + _mesh_background(
-        left, usable, int(np.ceil(config.background_mesh_fwhm * width))
+    scale = scale_field(stars, shape, boxes, config.scale)
+    factors = [factor for factor, _ in scale.factors]
+    try:
+        left = differential_background(
+            chip, template, scale.scale, list(zip(boxes, factors, strict=True)), config.background
+        )
+    except SkipChip:
+        return _by_pixels(chip, template, config)
+    return Match(
+        flux_scale=float(np.median(scale.scale.values)),
+        flux_scale_error=float(np.median(scale.error.values)),
+        scale=scale.scale,
+        scale_error=scale.error,
+        amplifiers=_steps(boxes, scale, left),
+        background=left.background,
+        science_noise=UNKNOWN,
+        template_noise=UNKNOWN,
     )
-    on_scale = (chip.image.data - background, scale * template.image.data)
+
+
+def _steps(boxes, scale: ScaleField, left: DifferentialBackground) -> tuple[AmplifierStep, ...]:
+    """Return the amplifiers, all where one of them has a factor or a level of its own, none otherwise."""
+    if all(factor == 1 for factor, _ in scale.factors) and all(level == 0 for level, _ in left.levels):
+        return ()
+    return tuple(
+        AmplifierStep(
+            x0=x0,
+            x1=x1,
+            y0=y0,
+            y1=y1,
+            factor=factor,
+            error=error,
+            level=factor * level,
+            level_error=factor * level_error,
+        )
+        for (x0, x1, y0, y1), (factor, error), (level, level_error) in zip(
+            boxes, scale.factors, left.levels, strict=True
+        )
+    )
+
+
+def _by_pixels(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) -> Match:
+    shape = chip.image.shape
+    found = pixel_match(chip, template, config.pixels)
+    return Match(
+        flux_scale=found.scale,
+        flux_scale_error=found.error,
+        scale=Cells.constant(found.scale, shape),
+        scale_error=Cells.constant(found.error, shape),
+        amplifiers=(),
+        background=Cells(values=found.background, shape=shape),
+        science_noise=UNKNOWN,
+        template_noise=UNKNOWN,
+    )
+
+
+def _with_noise(chip: CalibratedChip, template: AlignedTemplate, match: Match, config: NoiseConfig) -> Match:
+    """Return the match with both noise models, less what the images share, measured on samples."""
+    sky, first, second = [], [], []
+    for rows, columns in _samples(chip.image.shape):
+        quiet = (template.image.flags[rows, columns] == 0) & (chip.image.flags[rows, columns] == 0)
+        if chip.sky is not None:
+            quiet &= chip.sky[rows, columns]
+        sky.append(quiet)
+        first.append(science_on_scale(chip, match, rows, columns))
+        second.append(template_on_scale(template, match, rows, columns))
+    # squares are stacked with rows between that count for nothing: no lag may reach from one to the next
+    gap = config.max_lag_pix + 1
+    stacked = [np.concatenate([np.pad(a, ((0, gap), (0, 0))) for a in part]) for part in (first, second, sky)]
+    scale = match.flux_scale
     models = (chip.noise, replace(template.noise, sigma=scale * template.noise.sigma))
     science_noise, template_noise = unshared_noise(
-        on_scale, models, (chip.psf, template.psf), usable & chip.sky, config.noise
+        (stacked[0], stacked[1]), models, (chip.psf, template.psf), stacked[2], config
     )
-    shape = chip.image.shape
-    return Match(
-        flux_scale=scale,
-        flux_scale_error=error / scale,
-        scale=Cells.constant(scale, shape),
-        scale_error=Cells.constant(error / scale, shape),
-        amplifiers=(),
-        background=Cells(values=background.astype(np.float32), shape=shape),
+    return replace(
+        match,
         science_noise=science_noise,
         template_noise=replace(template_noise, sigma=template_noise.sigma / scale),
     )
 
 
-def _thinned(usable: np.ndarray, limit: int) -> np.ndarray:
-    """Return ``usable`` on every n-th row and column only, n the least that leaves about ``limit`` pixels."""
-    step = int(np.ceil(np.sqrt(usable.sum() / limit)))
-    grid = np.zeros_like(usable)
-    grid[::step, ::step] = True
-    return usable & grid
-
-
-def _away_from(bad: np.ndarray, distance: int) -> np.ndarray:
-    """Return which pixels are farther than ``distance`` px from a bad pixel and from the border."""
-    padded = np.pad(bad, 1, constant_values=True)
-    return ndimage.distance_transform_edt(~padded)[1:-1, 1:-1] > distance
-
-
-def _mesh_background(left: np.ndarray, usable: np.ndarray, mesh: int) -> np.ndarray:
-    """Return float32 [y, x]: the smooth part of what the match left, sources and their residuals masked."""
-    middle = float(np.median(left[usable]))
-    spread = 1.4826 * float(np.median(np.abs(left[usable] - middle)))
-    masked = ~usable | (np.abs(left - middle) > 3 * spread)
-    mesh = min(mesh, max(min(left.shape) // 2, 16))
-    return sep.Background(np.ascontiguousarray(left), mask=masked, bw=mesh, bh=mesh, fw=3, fh=3).back()
+def _samples(shape: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """Return squares spread over an image; one, the whole, of a small one."""
+    if min(shape) < SAMPLES * SAMPLE_PIX:
+        return [(slice(0, shape[0]), slice(0, shape[1]))]
+    starts = [np.linspace(0, n - SAMPLE_PIX, SAMPLES).astype(int) for n in shape]
+    return [
+        (slice(y, y + SAMPLE_PIX), slice(x, x + SAMPLE_PIX))
+        for y in starts[0].tolist()
+        for x in starts[1].tolist()
+    ]

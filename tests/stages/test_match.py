@@ -11,6 +11,7 @@ from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import PixelFlag
 from ks4diff.stages.match import MatchConfig, match
+from ks4diff.stages.on_scale import science_on_scale, template_on_scale
 from tests import skies
 from tests.aligned_pairs import SHAPE, aligned, lone_scene
 
@@ -43,7 +44,7 @@ def test_a_difference_of_backgrounds_is_followed():
     tilted = replace(pair.science, data=(pair.science.data + ramp).astype(np.float32))
     science, template = aligned(replace(pair, science=tilted))
     found = match(science, template, MatchConfig())
-    left = science.image.data - found.flux_scale * template.image.data - found.background
+    left = science_on_scale(science, found) - template_on_scale(template, found)
     quiet = science.sky & template.image.good
     noise = np.hypot(science.noise.sigma, found.flux_scale * template.noise.sigma)
     for rows in np.array_split(np.arange(20, SHAPE[0] - 20), 4):
@@ -56,7 +57,7 @@ def test_a_difference_of_backgrounds_is_followed():
 
 def test_too_little_in_common_is_refused(lone):
     _, science, template = lone
-    flags = np.full(SHAPE, int(PixelFlag.TEMPLATE_NO_DATA), dtype=np.int32)
+    flags = np.full(SHAPE, int(PixelFlag.TEMPLATE_NO_DATA), dtype=np.uint16)
     flags[100:120, 100:140] = 0
     with pytest.raises(SkipChip, match="too few pixels in common"):
         match(science, replace(template, image=replace(template.image, flags=flags)), MatchConfig())

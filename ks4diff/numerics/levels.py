@@ -1,0 +1,120 @@
+"""Mean differences of two images over boxes, sources masked and outliers clipped."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ks4diff.numerics.jit import jit
+
+SAMPLE = 600  # values whose median starts the clipping: good to 5 % of their spread
+
+
+@jit
+def paint_discs(mask, x, y, radius):
+    """Raise ``mask`` (bool [y, x]), in place, within ``radius`` pixels of each (x, y); pixels of its own."""
+    height, width = mask.shape
+    for s in range(len(x)):
+        r2 = radius[s] * radius[s]
+        low = max(int(np.ceil(y[s] - radius[s])), 0)
+        high = min(int(np.floor(y[s] + radius[s])), height - 1)
+        for j in range(low, high + 1):
+            across = np.sqrt(max(r2 - (j - y[s]) ** 2, 0.0))
+            left = max(int(np.ceil(x[s] - across)), 0)
+            right = min(int(np.floor(x[s] + across)), width - 1)
+            for i in range(left, right + 1):
+                mask[j, i] = True
+
+
+@jit
+def _picked(science, template, masked, box, scale, picked):
+    """Fill ``picked`` with free values spread over the box; return (how many, how many are free)."""
+    x0, x1, y0, y1, every = box
+    n = 0
+    for j in range(y0, y1, every):
+        for i in range(x0, x1):
+            n += not masked[j, i]
+    step = max(n // len(picked), 1)
+    seen, m = 0, 0
+    for j in range(y0, y1, every):
+        for i in range(x0, x1):
+            if masked[j, i]:
+                continue
+            if seen % step == 0 and m < len(picked):
+                picked[m] = science[j, i] - scale * template[j, i]
+                m += 1
+            seen += 1
+    return m, n
+
+
+@jit
+def _clipped(science, template, masked, box, scale, start):
+    """Return (mean, spread, pixels) of the free values of a box within ``limit`` of ``middle``."""
+    x0, x1, y0, y1, every = box
+    middle, limit = start
+    total, square, kept = 0.0, 0.0, 0
+    for j in range(y0, y1, every):
+        for i in range(x0, x1):
+            d = science[j, i] - scale * template[j, i] - middle
+            if not masked[j, i] and abs(d) <= limit:
+                total += d
+                square += d * d
+                kept += 1
+    if kept == 0:
+        return middle, 0.0, 0
+    mean = total / kept
+    return middle + mean, np.sqrt(max(square / kept - mean * mean, 0.0)), kept
+
+
+@jit
+def _levels(science, template, masked, boxes, scale, clip, out):
+    """Fill out [3, boxes] with the clipped mean of science - scale * template, its spread and its pixels."""
+    picked = np.empty(SAMPLE)
+    for k in range(boxes.shape[0]):
+        box = (boxes[k, 0], boxes[k, 1], boxes[k, 2], boxes[k, 3], boxes[k, 4])
+        m, n = _picked(science, template, masked, box, scale[k], picked)
+        out[0, k], out[1, k], out[2, k] = np.nan, np.nan, n
+        if n < 16:
+            continue
+        middle = np.median(picked[:m])
+        spread = 1.4826 * np.median(np.abs(picked[:m] - middle))
+        kept = n
+        for _ in range(3):
+            middle, spread, kept = _clipped(science, template, masked, box, scale[k], (middle, clip * spread))
+        out[0, k], out[1, k], out[2, k] = middle, spread, kept
+
+
+def levels(
+    science: np.ndarray,
+    template: np.ndarray,
+    masked: np.ndarray,
+    boxes: np.ndarray,
+    scale: np.ndarray,
+    *,
+    every: int,
+    clip: float = 3.5,
+) -> np.ndarray:
+    """Return float64 [3, k]: mean of science - scale * template over k boxes, spread of a pixel, pixels used.
+
+    Pixels farther than ``clip`` spreads from the mean are left out in three turns, both signs alike. NaN
+    where fewer than 16 pixels are free.
+
+    Parameters
+    ----------
+    science, template
+        Float32 [y, x].
+    masked
+        Bool [y, x]: pixels not to use.
+    boxes
+        int64 [k, 4] of x0, x1, y0, y1, within the images.
+    scale
+        Float64 [k].
+    every
+        Only each so manyth row is looked at.
+    clip
+        In spreads, above 2; at 3.5 a normal's spread comes out 0.3 % low.
+
+    """
+    out = np.empty((3, len(boxes)))
+    stepped = np.concatenate([boxes, np.full((len(boxes), 1), every, dtype=boxes.dtype)], axis=1)
+    _levels(science, template, masked, stepped, scale, clip, out)
+    return out

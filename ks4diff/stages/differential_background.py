@@ -1,0 +1,254 @@
+"""What is left between two images on one flux scale where no source is: the differential background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ks4diff.numerics import polynomial
+from ks4diff.numerics.levels import levels, paint_discs
+from ks4diff.products.cells import Cells, cell_grid
+from ks4diff.products.chip import AlignedTemplate, CalibratedChip
+from ks4diff.products.errors import SkipChip
+
+WORKERS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundMatchConfig:
+    """At what scale, and how surely, the differential background is followed."""
+
+    cell_pix: int = 256  # 1000 times a point source's area: none is eaten
+    small_cell_pix: int = 128  # of images smaller than ``small_pix``
+    small_pix: int = 1500
+    degree: int = 2  # of the smooth part
+    every_row: int = 2  # neighbouring rows say half the same
+    wing_sigma: float = 0.1  # a star is masked out to where it adds this many sigma to a pixel
+    farthest_fwhm: float = 20.0  # but no farther
+    least_pixels: int = 500  # of a cell's piece on one amplifier
+    reach_cells: float = 1.5  # over which background structure is alike
+    level_sigma: float = 4.0  # an amplifier's level less significant is none
+    most_poor: float = 0.5  # with more cells too full of sources than this, sources decide
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferentialBackground:
+    """Counts of the science image: smooth ``background``, its ``error``, (level, error) of each amplifier."""
+
+    background: Cells
+    error: Cells
+    levels: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pieces:
+    """Cells cut at the borders of amplifiers: boxes [k, 4] x0, x1, y0, y1, cell, amplifier, measures."""
+
+    boxes: np.ndarray
+    cell: np.ndarray
+    amplifier: np.ndarray
+    level: np.ndarray
+    error: np.ndarray
+
+    def centres(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        x0, x1, y0, y1 = self.boxes.T
+        return (x0 + x1) / shape[1] - 1, (y0 + y1) / shape[0] - 1
+
+
+def differential_background(
+    chip: CalibratedChip,
+    template: AlignedTemplate,
+    scale: Cells,
+    amplifiers: Sequence[tuple[tuple[int, int, int, int], float]],
+    config: BackgroundMatchConfig,
+) -> DifferentialBackground:
+    """Return science / factor - scale * template where neither image shows a source.
+
+    Clipped means of cells, cut at the borders of ``amplifiers`` ((x0, x1, y0, y1), factor). A polynomial and
+    the levels of those amplifiers that stand out are fitted to them; what is left is followed as far as
+    neighbouring cells agree: the mean of a Gaussian process whose variance is their mean product, so that a
+    cell's own noise, which its neighbours do not share, is not injected.
+
+    Raises
+    ------
+    SkipChip
+        When sources leave too little sky.
+
+    """
+    shape = chip.image.shape
+    size = config.cell_pix if min(shape) >= config.small_pix else config.small_cell_pix
+    grid = cell_grid(shape, size)
+    pieces = _measured(chip, template, scale, amplifiers, grid, config)
+    found = np.unique(pieces.cell)
+    if len(found) < (1 - config.most_poor) * grid[0] * grid[1]:
+        raise SkipChip("sources leave too little sky", cells=float(len(found)))
+    u, v = pieces.centres(shape)
+    degree = min(config.degree, max(int(np.sqrt(len(found))) - 1, 0))
+    design = polynomial.design(u, v, degree)
+    solution, covariance, chosen, strips = _fitted(design, pieces, len(amplifiers), config)
+    n = design.shape[1]
+    left = pieces.level - np.concatenate([design, strips[:, chosen]], axis=1) @ solution
+    cells = Cells(values=np.zeros(grid), shape=shape)
+    mx, my = cells.middles()
+    at = polynomial.design(2 * (mx + 0.5) / shape[1] - 1, 2 * (my + 0.5) / shape[0] - 1, degree)
+    own, own_error = _followed(_merged(left, pieces, grid), grid, config)
+    error = np.sqrt(np.einsum("ij,jk,ik->i", at, covariance[:n, :n], at) + own_error**2)
+    steps = [(0.0, float("nan"))] * len(amplifiers)
+    for k, which in enumerate(chosen):
+        steps[which] = (float(solution[n + k]), float(np.sqrt(covariance[n + k, n + k])))
+    for k in set(range(len(amplifiers))) - set(chosen):
+        on = pieces.amplifier == k
+        steps[k] = (0.0, float(1 / np.sqrt((1 / pieces.error[on] ** 2).sum())) if on.any() else float("nan"))
+    return DifferentialBackground(
+        background=Cells(values=(at @ solution[:n] + own).reshape(grid).astype(np.float32), shape=shape),
+        error=Cells(values=error.reshape(grid).astype(np.float32), shape=shape),
+        levels=tuple(steps),
+    )
+
+
+def _measured(chip, template, scale: Cells, amplifiers, grid, config) -> _Pieces:
+    """Return the pieces that hold enough sky, measured in threads over rows of cells."""
+    shape = chip.image.shape
+    whole = ((0, shape[1], 0, shape[0]), 1.0)
+    parts = list(amplifiers) or [whole]
+    bands: dict[int, list[tuple[int, int, int, int, int, int]]] = {}
+    for j, i, rows, columns in Cells(values=np.zeros(grid), shape=shape).boxes():
+        for k, ((x0, x1, y0, y1), _) in enumerate(parts):
+            box = (max(x0, columns.start), min(x1, columns.stop), max(y0, rows.start), min(y1, rows.stop))
+            if box[0] < box[1] and box[2] < box[3]:
+                bands.setdefault(j, []).append((*box, j * grid[1] + i, k))
+    radius = _mask_radius(chip, template, config)
+    factors = np.array([factor for _, factor in parts])
+    inflation = _inflation(chip, template, scale, config.every_row)
+
+    def one(band: list) -> tuple[np.ndarray, np.ndarray]:
+        pieces = np.array(band, dtype=np.int64)
+        low, high = int(pieces[:, 2].min()), int(pieces[:, 3].max())
+        rows = slice(low, high)
+        masked = (chip.image.flags[rows] != 0) | (template.image.flags[rows] != 0)
+        if chip.sky is not None:
+            masked |= ~chip.sky[rows]
+        near = (chip.stars.y > low - radius) & (chip.stars.y < high + radius)
+        paint_discs(masked, chip.stars.x[near], chip.stars.y[near] - low, radius[near])
+        boxes = pieces[:, :4] - np.array([0, 0, low, low])
+        factor = factors[pieces[:, 5]]
+        own = scale.at((pieces[:, 0] + pieces[:, 1]) / 2, (pieces[:, 2] + pieces[:, 3]) / 2)
+        data, other = chip.image.data[rows], template.image.data[rows]
+        found = levels(data, other, masked, boxes, own * factor, every=config.every_row)
+        return pieces, found / np.stack([factor, factor, np.ones_like(factor)])
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        done = list(pool.map(one, bands.values()))
+    pieces = np.concatenate([d[0] for d in done])
+    level, spread, count = np.concatenate([d[1] for d in done], axis=1)
+    with np.errstate(invalid="ignore"):
+        enough = np.isfinite(level) & (count >= config.least_pixels) & (spread > 0)
+    error = spread[enough] * np.sqrt(inflation / count[enough])
+    kept = pieces[enough]
+    amplifier = kept[:, 5] if amplifiers else np.full(len(kept), -1)
+    return _Pieces(boxes=kept[:, :4], cell=kept[:, 4], amplifier=amplifier, level=level[enough], error=error)
+
+
+def _mask_radius(chip: CalibratedChip, template: AlignedTemplate, config) -> np.ndarray:
+    """Return pixels from each star of the science list to where it is lost in the noise of both images."""
+    width = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
+    sigma = chip.noise.sigma
+    # seeing wings fall as r^-3 or steeper: 0.02 of a Moffat's light per FWHM² at 1.5 FWHM
+    central = 0.02 * np.maximum(chip.stars.flux, 0.0) / width**2
+    reach = 1.5 * (central / (config.wing_sigma * sigma)) ** (1 / 3)
+    return width * np.clip(reach, 1.5, config.farthest_fwhm)
+
+
+def _inflation(chip, template, scale: Cells, every: int) -> float:
+    """Return by how much correlated noise raises the variance of a mean over that of white noise."""
+    total, weight = 0.0, 0.0
+    for noise, factor in ((chip.noise, 1.0), (template.noise, float(np.median(scale.values)))):
+        middle = noise.correlation.shape[0] // 2
+        variance = (factor * noise.sigma) ** 2
+        total += variance * max(float(noise.correlation[middle % every :: every].sum()), 1.0)
+        weight += variance
+    return total / weight
+
+
+def _fitted(design, pieces: _Pieces, count: int, config):
+    """Return (solution, covariance, chosen amplifiers, membership): polynomial and significant levels."""
+    strips = (pieces.amplifier[:, None] == np.arange(count)[None, :]).astype(float)
+    chosen: list[int] = []
+    while True:
+        full = np.concatenate([design, strips[:, chosen]], axis=1)
+        solution, covariance, sigma = _robust(full, pieces)
+        if len(chosen) >= count - 1:
+            break
+        residual = pieces.level - full @ solution
+        best, found = config.level_sigma, None
+        for k in set(range(count)) - set(chosen):
+            on = strips[:, k] > 0
+            if on.sum() < 4:
+                continue
+            # pieces of one amplifier share the structure that the polynomial lacks: half of them count
+            error = 1.2533 * float(np.median(sigma[on])) / np.sqrt(on.sum() / 2)
+            pull = abs(float(np.median(residual[on]))) / error
+            if pull > best:
+                best, found = pull, k
+        if found is None:
+            break
+        chosen.append(found)
+    return solution, covariance, chosen, strips
+
+
+def _robust(design: np.ndarray, pieces: _Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (solution, covariance, sigma of each piece) by Huber's weights, scatter beyond noise allowed."""
+    scatter, solution = 0.0, np.zeros(design.shape[1])
+    solution[0] = np.median(pieces.level)
+    for _ in range(10):
+        residual = pieces.level - design @ solution
+        spread = 1.4826 * float(np.median(np.abs(residual)))
+        scatter = np.sqrt(max(spread**2 - float(np.median(pieces.error)) ** 2, 0.0))
+        sigma = np.hypot(pieces.error, scatter)
+        weight = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(residual), 1e-30)) / sigma**2
+        normal = design.T @ (weight[:, None] * design)
+        normal += 1e-9 * np.diag(np.diag(normal).clip(1e-30))
+        covariance = np.linalg.inv(normal)
+        solution = covariance @ (design.T @ (weight * pieces.level))
+    return solution, covariance, sigma
+
+
+def _merged(left: np.ndarray, pieces: _Pieces, grid) -> tuple[np.ndarray, np.ndarray]:
+    """Return (mean, error) of each cell over its pieces, flat; error inf where there is none."""
+    weight = 1 / pieces.error**2
+    total = np.bincount(pieces.cell, weights=weight, minlength=grid[0] * grid[1])
+    summed = np.bincount(pieces.cell, weights=weight * left, minlength=grid[0] * grid[1])
+    known = total > 0
+    mean, error = np.zeros(len(total)), np.full(len(total), np.inf)
+    mean[known], error[known] = summed[known] / total[known], 1 / np.sqrt(total[known])
+    return mean, error
+
+
+def _followed(measured, grid, config) -> tuple[np.ndarray, np.ndarray]:
+    """Return (structure, its error) per cell: as much of what is left as neighbouring cells share."""
+    mean, error = measured
+    known = np.flatnonzero(np.isfinite(error))
+    row, column = np.divmod(np.arange(len(mean)), grid[1])
+    clipped = np.zeros(len(mean))
+    if len(known):
+        limit = 5 * max(1.4826 * float(np.median(np.abs(mean[known]))), 1e-30)
+        clipped[known] = np.clip(mean[known], -limit, limit)
+    field = np.where(np.isfinite(error), clipped, np.nan).reshape(grid)
+    products = np.concatenate([(field[1:] * field[:-1]).ravel(), (field[:, 1:] * field[:, :-1]).ravel()])
+    products = products[np.isfinite(products)]
+    alike = np.exp(-0.5 / config.reach_cells**2)
+    if len(products) < 8:
+        return np.zeros(len(mean)), np.zeros(len(mean))
+    variance = float(products.mean()) / alike
+    # chance alone: the product of two independent cells scatters by their variance
+    if variance <= 2 * float(np.mean(clipped[known] ** 2)) / np.sqrt(len(products)):
+        return np.zeros(len(mean)), np.full(len(mean), np.sqrt(max(variance, 0.0)))
+    distance2 = (row[:, None] - row[known]) ** 2 + (column[:, None] - column[known]) ** 2
+    prior = variance * np.exp(-0.5 * distance2 / config.reach_cells**2)
+    inner = prior[known] + np.diag(error[known] ** 2)
+    solved = np.linalg.solve(inner, np.concatenate([clipped[known][:, None], prior.T], axis=1))
+    left = variance - np.einsum("ij,ji->i", prior, solved[:, 1:])
+    return prior @ solved[:, 0], np.sqrt(np.maximum(left, 0.0))

@@ -1,0 +1,208 @@
+"""The flux scale over a chip from the flux ratios of its stars: a smooth field, cells, amplifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ks4diff.numerics import polynomial
+from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
+from ks4diff.stages.star_photometry import StarRatios
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """How much structure the stars are allowed to show."""
+
+    max_degree: int = 3  # optics and illumination; what is finer is left to the cells
+    stars_per_term: int = 12  # of the polynomial
+    clip_sigma: float = 3.5  # variables and galaxies are farther out
+    tuning: float = 1.5  # Huber's: 96 % as good as the mean where all are normal
+    least_scatter: float = 0.003  # of one star, fraction: pixel response and its residuals under a PSF
+    systematic: float = 0.002  # fraction: light beyond the stamps, see benchmarks/README.md
+    stars_per_cell: int = 8  # fewer say nothing that the polynomial does not
+    amplifier_sigma: float = 4.0  # a factor less significant is none
+    stars_per_amplifier: int = 10
+    rounds: int = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleField:
+    """The scale and its error as a fraction, cells; factor and error of each amplifier; stars kept."""
+
+    scale: Cells
+    error: Cells
+    factors: tuple[tuple[float, float], ...]
+    scatter: float  # of one star beyond its noise, fraction
+    n_stars: int
+
+
+def scale_field(
+    stars: StarRatios,
+    shape: tuple[int, int],
+    amplifiers: Sequence[tuple[int, int, int, int]],
+    config: ScaleConfig,
+) -> ScaleField:
+    """Return the scale over an image of ``shape`` (rows, columns) from at least 3 stars.
+
+    A polynomial of the degree that the stars hold, by robust weighted regression; factors of ``amplifiers``
+    (boxes x0, x1, y0, y1) that stand out of it; then each cell of 1024 px goes as far from the polynomial as
+    its own stars prove, w = t² / (t² + e²) with t² the variance that cells show beyond their errors e.
+    Errors hold the star-to-star scatter, that of the polynomial, and ``systematic``.
+    """
+    middle = float(np.median(stars.ratio))
+    y, noise = stars.ratio / middle - 1, stars.error / middle
+    u, v = 2 * stars.x / shape[1] - 1, 2 * stars.y / shape[0] - 1
+    degree = _degree(len(stars), config)
+    design = polynomial.design(u, v, degree)
+    strips = _membership(stars, amplifiers, config)
+    fit = _fitted(design, y, noise, config)
+    chosen: list[int] = []
+    while len(chosen) < len(amplifiers) - 1:
+        k = _most_significant(y - fit.model, fit, strips, chosen, config)
+        if k is None:
+            break
+        chosen.append(k)
+        fit = _fitted(np.concatenate([design, strips[:, chosen]], axis=1), y, noise, config)
+    n = design.shape[1]
+    factors = _factors(fit, chosen, n, strips, len(amplifiers))
+    grid = cell_grid(shape, CELL_PIX)
+    cells = Cells(values=np.zeros(grid), shape=shape)
+    mx, my = cells.middles()
+    at = polynomial.design(2 * (mx + 0.5) / shape[1] - 1, 2 * (my + 0.5) / shape[0] - 1, degree)
+    smooth = at @ fit.solution[:n]
+    smooth_error = np.sqrt(np.einsum("ij,jk,ik->i", at, fit.covariance[:n, :n], at))
+    own, error = _own_cells(y - fit.model, fit, cells.cell_of(stars.x, stars.y), grid, config)
+    value = (1 + smooth + own) * middle
+    total = np.sqrt(smooth_error**2 + error**2 + config.systematic**2)
+    return ScaleField(
+        scale=Cells(values=value.reshape(grid).astype(np.float32), shape=shape),
+        error=Cells(values=total.reshape(grid).astype(np.float32), shape=shape),
+        factors=factors,
+        scatter=fit.scatter,
+        n_stars=int(fit.keep.sum()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    solution: np.ndarray
+    covariance: np.ndarray
+    model: np.ndarray
+    sigma: np.ndarray  # of each star, scatter included
+    scatter: float
+    keep: np.ndarray
+
+
+def _degree(n: int, config: ScaleConfig) -> int:
+    for degree in range(config.max_degree, 0, -1):
+        if n >= config.stars_per_term * len(polynomial.exponents(degree)):
+            return degree
+    return 0
+
+
+def _fitted(design: np.ndarray, y: np.ndarray, noise: np.ndarray, config: ScaleConfig) -> _Fit:
+    """Return a robust weighted fit whose stars scatter by their noise and as much more as they show."""
+    keep = np.ones(len(y), dtype=bool)
+    solution = np.zeros(design.shape[1])
+    scatter = max(1.4826 * float(np.median(np.abs(y))), config.least_scatter)
+    for _ in range(config.rounds):
+        residual = y - design @ solution
+        sigma = np.hypot(noise, scatter)
+        pull = np.abs(residual) / sigma
+        keep = pull < config.clip_sigma
+        if keep.sum() <= design.shape[1]:
+            keep = pull <= np.median(pull)
+        # Huber
+        weight = np.where(keep, np.minimum(1.0, config.tuning / np.maximum(pull, 1e-9)), 0.0) / sigma**2
+        normal = design.T @ (weight[:, None] * design) + 1e-9 * np.diag((weight[:, None] * design**2).sum(0))
+        covariance = np.linalg.inv(normal)
+        solution = covariance @ (design.T @ (weight * y))
+        scatter = max(_excess(y - design @ solution, noise), config.least_scatter)
+    # outliers that Huber holds down leave the errors of the mean a tenth larger than the weights say
+    return _Fit(
+        solution=solution,
+        covariance=1.1 * covariance,
+        model=design @ solution,
+        sigma=np.hypot(noise, scatter),
+        scatter=scatter,
+        keep=keep,
+    )
+
+
+def _excess(residual: np.ndarray, noise: np.ndarray) -> float:
+    """Return the scatter that makes the median squared pull that of a normal, 0.455; 0 where noise does."""
+    low, high = 0.0, 10.0 * float(np.median(np.abs(residual))) + 1e-9
+    if np.median(np.abs(residual) / np.maximum(noise, 1e-12)) <= 0.6745:
+        return 0.0
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        if np.median(np.abs(residual) / np.hypot(noise, middle)) > 0.6745:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _membership(stars: StarRatios, amplifiers, config: ScaleConfig) -> np.ndarray:
+    """Return [stars, amplifiers]: 1 where a star lies on it, 0 for amplifiers with too few."""
+    out = np.zeros((len(stars), len(amplifiers)))
+    for k, (x0, x1, y0, y1) in enumerate(amplifiers):
+        on = (stars.x > x0 - 0.5) & (stars.x < x1 - 0.5) & (stars.y > y0 - 0.5) & (stars.y < y1 - 0.5)
+        if on.sum() >= config.stars_per_amplifier:
+            out[:, k] = on
+    return out
+
+
+def _mean(residual, weight) -> tuple[float, float]:
+    total = weight.sum()
+    return float((weight * residual).sum() / total), float(1 / np.sqrt(total))
+
+
+def _most_significant(residual, fit: _Fit, strips: np.ndarray, chosen: list[int], config) -> int | None:
+    """Return the amplifier, not chosen yet, whose stars stand off most; None where none does."""
+    best, found = config.amplifier_sigma, None
+    for k in range(strips.shape[1]):
+        on = (strips[:, k] > 0) & fit.keep
+        if k in chosen or not on.any():
+            continue
+        mean, error = _mean(residual[on], 1 / fit.sigma[on] ** 2)
+        if abs(mean) > best * error:
+            best, found = abs(mean) / error, k
+    return found
+
+
+def _factors(fit: _Fit, chosen: list[int], n: int, strips, count: int) -> tuple[tuple[float, float], ...]:
+    """Return (factor, error) of every amplifier: 1 where none is significant."""
+    out = []
+    for k in range(count):
+        if k in chosen:
+            at = n + chosen.index(k)
+            out.append((float(1 + fit.solution[at]), float(np.sqrt(fit.covariance[at, at]))))
+            continue
+        on = (strips[:, k] > 0) & fit.keep
+        out.append((1.0, float(1 / np.sqrt((1 / fit.sigma[on] ** 2).sum())) if on.any() else float("nan")))
+    return tuple(out)
+
+
+def _own_cells(residual, fit: _Fit, at, grid, config) -> tuple[np.ndarray, np.ndarray]:
+    """Return (deviation from the polynomial, its error) per cell, flat."""
+    index = at[0] * grid[1] + at[1]
+    deviation, error = np.zeros(grid[0] * grid[1]), np.full(grid[0] * grid[1], np.inf)
+    for k in range(len(deviation)):
+        on = (index == k) & fit.keep
+        if on.sum() >= config.stars_per_cell:
+            pull = np.abs(residual[on]) / fit.sigma[on]
+            weight = np.minimum(1.0, config.tuning / np.maximum(pull, 1e-9)) / fit.sigma[on] ** 2
+            deviation[k], error[k] = _mean(residual[on], weight)
+    known = np.isfinite(error)
+    spread2 = 0.0
+    if known.sum() >= 4:
+        inverse = 1 / error[known] ** 2
+        spread2 = max(float((deviation[known] ** 2 - error[known] ** 2) @ inverse / inverse.sum()), 0.0)
+    with np.errstate(invalid="ignore"):
+        share = np.where(known, spread2 / (spread2 + error**2), 0.0)
+        left = np.where(known, np.sqrt(share) * np.where(known, error, 0.0), np.sqrt(spread2))
+    return share * deviation, left
