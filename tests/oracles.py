@@ -18,8 +18,8 @@ def lanczos_sample(image, x, y, support=4):
     return (wy / wy.sum()) @ image @ (wx / wx.sum())
 
 
-def masked_lanczos_sample(image, variance, bad, x, y):
-    """Return (data, variance, flags) as `lanczos.resample` promises them at one position inside the image."""
+def masked_lanczos_sample(image, bad, x, y):
+    """Return (data, flags) as `lanczos.resample` promises them at one position inside the image."""
     rows, columns = image.shape
     wx = lanczos_weight(x - np.arange(columns))
     wy = lanczos_weight(y - np.arange(rows))
@@ -30,9 +30,8 @@ def masked_lanczos_sample(image, variance, bad, x, y):
     for raised in bad[~good & (np.abs(weight) > 0.02)]:
         flags |= int(raised)
     if flags == 0 and np.abs(weight[~good]).sum() > 0.1:
-        flags = -2
-    data = (weight * image)[good].sum() / total
-    return data, (weight**2 * variance)[good].sum() / total**2, flags
+        flags = 1 << 14
+    return (weight * image)[good].sum() / total, flags
 
 
 def bilinear_nodes(nodes, step, row, column):

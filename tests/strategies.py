@@ -42,14 +42,13 @@ def turned_nodes(shape, *, scale=1.007, angle_deg=0.6, start=(9.3, 12.7)):
 
 
 def resampled_noise(rng, shape, nodes, sigma=1.0):
-    """Return white noise of ``sigma`` resampled to ``shape``; every output pixel is inside the input."""
+    """Return (white noise of ``sigma`` resampled to ``shape``, its flags); all is inside the input."""
     size = tuple(int(n) + 20 for n in nodes.max(axis=(1, 2))[::-1])
     white = rng.normal(0, sigma, size).astype(np.float32)
-    good = np.zeros(size, dtype=np.int32)
-    data, variance, flags = resample(white, np.full(size, sigma**2, dtype=np.float32), good, nodes, shape)
+    data, flags = resample(white, np.zeros(size, dtype=np.uint16), nodes, shape)
     if (flags != 0).any():
         raise ValueError("nodes leave the input")
-    return data, variance
+    return data, flags
 
 
 def field(rng, n, width, height):

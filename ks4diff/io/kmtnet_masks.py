@@ -31,7 +31,7 @@ _BLOCK_PIXELS = 2**22
 
 
 def read_flags(item: object, shape: tuple[int, int], bits: Mapping[int, PixelFlag]) -> np.ndarray:
-    """Return int32 [y, x] PixelFlag bits of a mask HDU; bits without a meaning here are dropped.
+    """Return uint16 [y, x] PixelFlag bits of a mask HDU; bits without a meaning here are dropped.
 
     Raises
     ------
@@ -43,9 +43,9 @@ def read_flags(item: object, shape: tuple[int, int], bits: Mapping[int, PixelFla
         raise ValueError(f"mask of {item.shape[1]} x {item.shape[0]} pixels for {shape[1]} x {shape[0]}")
     if item.header.get("BITPIX", 0) < 0:
         raise ValueError(f"mask with BITPIX {item.header['BITPIX']}, not integer")
-    table = np.zeros(256, np.int32)
+    table = np.zeros(256, np.uint16)
     for bit, flag in bits.items():
-        table[(np.arange(256) & bit) != 0] |= int(flag)
+        table[(np.arange(256) & bit) != 0] |= np.uint16(flag)
     flags = np.empty(shape, np.uint16)
     step = max(1, _BLOCK_PIXELS // shape[1])
     for row in range(0, shape[0], step):

@@ -23,7 +23,7 @@ def sky(seed=1, shape=(53, 64)):
 
 def run_resample(image, good, variance, stars):
     nodes = turned_nodes((31, 29), start=(8.0, 6.0))
-    return lanczos.resample(image, variance, np.where(good, 0, 2).astype(np.int32), nodes, (31, 29))
+    return lanczos.resample(image, np.where(good, 0, 2).astype(np.uint16), nodes, (31, 29))
 
 
 def run_fill(image, good, variance, stars):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import ConfigError
 from ks4diff.products.image import MaskedImage
@@ -33,15 +35,16 @@ def visit(n, hits=150, fwhms=(3.6, 3.9, 4.2, 3.8)):
     images, truths = [], []
     for k in range(n):
         source = stars(fwhms[k])
-        variance = 100 + source / 2
-        data = source + rng.normal(0, 1, SHAPE) * np.sqrt(variance)
+        data = source + rng.normal(0, 1, SHAPE) * np.sqrt(100 + source / 2)
         truth = np.zeros(SHAPE, dtype=bool)
         for _ in range(hits):
             truth[rng.integers(SHAPE[0]), rng.integers(SHAPE[1])] = True
         data[truth] += rng.uniform(200, 3000, truth.sum())
         images.append(
             MaskedImage(
-                data=data.astype(np.float32), variance=variance.astype(np.float32), flags=np.zeros(SHAPE, int)
+                data=data.astype(np.float32),
+                sky_variance=Cells.constant(100.0, SHAPE),
+                flags=np.zeros(SHAPE, dtype=np.uint16),
             )
         )
         truths.append(truth)
@@ -59,7 +62,7 @@ def test_comparison_finds_hits_and_spares_stars_of_another_seeing(n):
 
 def test_comparison_follows_the_scales():
     images, truths = visit(3)
-    dimmed = MaskedImage(data=images[1].data / 4, variance=images[1].variance / 16, flags=images[1].flags)
+    dimmed = replace(images[1], data=images[1].data / 4, sky_variance=Cells.constant(100 / 16, SHAPE))
     expected = flag_by_comparison(images, 0, CONFIG)
     found = flag_by_comparison([images[0], dimmed, images[2]], 0, CONFIG, scales=[1, 4, 1])
     assert (found != expected).sum() <= 1
@@ -68,9 +71,7 @@ def test_comparison_follows_the_scales():
 
 def test_masked_pixels_of_the_others_do_not_speak():
     images, _ = visit(2)
-    blind = MaskedImage(
-        data=images[1].data, variance=images[1].variance, flags=np.ones(SHAPE, dtype=np.int32)
-    )
+    blind = replace(images[1], flags=np.ones(SHAPE, dtype=np.uint16))
     assert not flag_by_comparison([images[0], blind], 0, CONFIG).any()
 
 

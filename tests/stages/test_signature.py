@@ -105,7 +105,7 @@ class TestWhatIsReturned:
     def test_the_mean_level_and_types_stay(self, plain):
         camera, sky, _, found = plain
         assert found.chip.data.dtype == np.float32
-        assert found.chip.flags.dtype == np.int32
+        assert found.chip.flags.dtype == np.uint16
         assert np.median(found.chip.data) == pytest.approx(np.median(light(camera, sky)[0]), rel=0.03)
         assert all(a.overscan is None for a in found.chip.amplifiers)
         assert not found.chip.flags.any()

@@ -294,8 +294,7 @@ class TestExpectedScore:
         gx, gy = node_grid(shape)
         ra, dec = wcs.all_pix2world(gx.ravel(), gy.ravel(), 0)
         nodes = np.stack([v.reshape(gx.shape) for v in made.tile.wcs.wcs_world2pix(ra, dec, 0)])
-        zeros = np.zeros_like(made.tile.data)
-        warped, _, _ = resample(made.tile.data, zeros, zeros.astype(np.int32), nodes, shape)
+        warped, _ = resample(made.tile.data, np.zeros(made.tile.data.shape, np.uint16), nodes, shape)
         warped = warped * (0.3952 / 0.4) ** 2 * 10 ** (-0.4 * (30 - scene.zeropoint_electrons(CHANGES_ONLY)))
         science = chip.electrons().astype(np.float32)
         key = [*exposure.key, ord("K")]

@@ -35,7 +35,7 @@ def glimpse(*, flux_njy=0.0, error_njy=100.0, at=(70, 25), flags=0):
     """Return another exposure, dithered, in which the candidate's place is pixel ``at``."""
     flux = np.zeros((ROWS, COLUMNS), np.float32)
     flux[at[1], at[0]] = flux_njy / NJY_PER_COUNT
-    mask = np.zeros((ROWS, COLUMNS), np.int32)
+    mask = np.zeros((ROWS, COLUMNS), np.uint16)
     mask[at[1], at[0]] = flags
     errors = np.full((ROWS, COLUMNS), error_njy / NJY_PER_COUNT, np.float32)
     return Glimpse(flux=flux, flux_err=errors, flags=mask, wcs=wcs_at(*at), unit=NJY_PER_COUNT)
