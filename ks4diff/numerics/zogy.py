@@ -13,8 +13,9 @@ from scipy import fft
 
 from ks4diff.numerics.noise import half_plane_mean
 from ks4diff.numerics.psf_grid import extract, good_shape, transform
+from ks4diff.numerics.score_variance import astrometric
 
-PSF_LIFT = 3e-3  # of the transform's peak: the noise of a PSF averaged from some 50 stars of S/N 100
+PSF_LIFT = 1e-3  # of the transform's peak; a PSF measured worse than that wants more: see `lifted`
 
 
 class Side(NamedTuple):
@@ -58,23 +59,31 @@ def grid_shape(shape: tuple[int, int], stamp: int) -> tuple[int, int]:
     return good_shape(shape, 2 * stamp)
 
 
-def subtract(science: Side, template: Side, *, sigma_x: float = 0.0, sigma_y: float = 0.0) -> Subtraction:
+def subtract(
+    science: Side, template: Side, *, sigma_x: float = 0.0, sigma_y: float = 0.0, lift: float = PSF_LIFT
+) -> Subtraction:
     """Return the proper difference, score and score variance of a registered pair.
+
+    The plain form, for any map of variance: each is convolved with its kernel squared. `zogy_patch` has the
+    fast one.
 
     Parameters
     ----------
     science, template
         N and R with everything known about them; equal shapes.
     sigma_x, sigma_y
-        Rms of the relative registration error, pixels; adds astrometric noise (eqs 30-33), shared equally
-        between the two images.
+        Rms of the relative registration error, pixels; adds astrometric noise, see `astrometric`.
+    lift
+        How small a PSF transform means nothing: see `lifted`.
 
     """
     rows, columns = science.data.shape
     shape = grid_shape(science.data.shape, max(science.psf.shape[0], template.psf.shape[0]))
     f_n, f_r = np.float32(science.flux), np.float32(template.flux)
-    a, b = _lifted(
-        transform(science.psf.astype(np.float32), shape), transform(template.psf.astype(np.float32), shape)
+    a, b = lifted(
+        transform(science.psf.astype(np.float32), shape),
+        transform(template.psf.astype(np.float32), shape),
+        lift,
     )
     n_hat = fft.rfft2(science.data, shape)
     r_hat = fft.rfft2(template.data, shape)
@@ -86,38 +95,36 @@ def subtract(science: Side, template: Side, *, sigma_x: float = 0.0, sigma_y: fl
     p_hat = f_r * f_n * a * b / (flux_d * root)  # eq 14
     k_n = f_n * f_r**2 * np.conj(a) * b2 / den  # eq 29
     k_r = f_r * f_n**2 * np.conj(b) * a2 / den  # eq 28
-    s_n = fft.irfft2(k_n * n_hat, shape)[:rows, :columns]
-    s_r = fft.irfft2(k_r * r_hat, shape)[:rows, :columns]
+    s_n, s_r = fft.irfft2(k_n * n_hat, shape), fft.irfft2(k_r * r_hat, shape)
     score_flux = half_plane_mean(f_n**2 * f_r**2 * a2 * b2 / den, shape)  # eq 42
 
     variance = _filtered_variance(science, k_n, shape) + _filtered_variance(template, k_r, shape)  # eqs 26-27
-    variance = variance[:rows, :columns]
     if sigma_x > 0 or sigma_y > 0:
-        for image in (s_n, s_r):
-            gradient_y, gradient_x = np.gradient(image)
-            variance = variance + 0.5 * (sigma_x**2 * gradient_x**2 + sigma_y**2 * gradient_y**2)
+        variance = variance + astrometric(s_n, s_r, sigma_x, sigma_y)
     stamp = 2 * max(science.psf.shape[0], template.psf.shape[0]) - 1
     return Subtraction(
         difference=fft.irfft2(d_hat, shape)[:rows, :columns],
         psf=extract(fft.irfft2(p_hat, shape), stamp),
         flux=flux_d,
-        score=s_n - s_r,
+        score=(s_n - s_r)[:rows, :columns],
         score_flux=score_flux,
-        variance=variance,
+        variance=variance[:rows, :columns],
     )
 
 
-def _lifted(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both PSF transforms, given a small real part where both vanish.
+def lifted(a: np.ndarray, b: np.ndarray, lift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return both PSF transforms, given the real part ``lift`` where both vanish.
 
-    There a measured PSF is its own noise, and the ratio of two such decides what D takes from either image:
-    any sharp edge then rings over the whole frame (the remedy of LSST DMTN-179: limit the filters). The
-    lifted filters join the images in the ratio of their fluxes. The price, measured with PSFs of 3 and 4 px:
-    S moves by 1 % of its noise and F_S by 2 parts in 10^4; a static star leaves up to 1 % of its peak in D
-    and 1 part in 10^4 in S.
+    Far below ``lift``, which should be the noise of the PSFs' transforms, the ratio of two transforms is that
+    of their noises, and decides what D takes from either image: any sharp edge then rings over the whole
+    frame (the remedy of LSST DMTN-179: limit the filters). The lifted filters join the images in the ratio of
+    their fluxes. Where either transform is above, D takes them as they are, so static stars cancel: the lift
+    falls with the fourth power of |a|² + |b|². What is left of a star is in the tests.
     """
-    vanishing = np.float32(1) / (1 + (np.abs(a) ** 2 + np.abs(b) ** 2) / np.float32(PSF_LIFT**2))
-    return a + np.float32(PSF_LIFT) * vanishing, b + np.float32(PSF_LIFT) * vanishing
+    least = np.float32(lift)
+    ratio = (a.real**2 + a.imag**2 + b.real**2 + b.imag**2) / (2 * least * least)
+    added = least / (1 + np.square(np.square(ratio)))
+    return a + added, b + added
 
 
 def _power(side: Side) -> np.ndarray | np.float32:

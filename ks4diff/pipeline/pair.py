@@ -131,7 +131,7 @@ def subtract_chips(
         matched = match(chip, template, config.match)
         chip = replace(chip, raw=solved(chip, registration, template_chip.raw, matched.flux_scale))
     with clock.step("subtract"):
-        difference = subtract(chip, template, matched, registration.rms_pix, config.subtract)
+        difference = subtract(chip, template, matched, registration, config.subtract)
     with clock.step("detect"):
         detections = detect(difference, config.detect)
     with clock.step("measure"):

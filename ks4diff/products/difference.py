@@ -52,19 +52,26 @@ class Difference:
     """Proper difference and scores on the science grid, float32 [y, x] unless said.
 
     ``difference`` D / F_D: science counts, noise white with std 1 / F_D; ``psf`` is P_D, its PSF.
-    ``score_corr`` S_corr: unit normal where nothing changed. ``flux`` S / F_S: best PSF flux of a source
-    centred on each pixel, science counts, with error ``flux_err``. ``flags`` are PixelFlag bits.
-    ``flux_scale`` is science counts per template count.
+    ``score_corr`` S_corr: unit normal where nothing changed. ``flux_err`` is the error of the best PSF flux
+    of a source centred on each pixel, science counts. ``flags`` are PixelFlag bits. ``flux_scale`` is science
+    counts per template count. ``noise_map`` is ``noise`` over the chip; ``slopes`` [3] per cell the variances
+    (xx, yy, xy) of central differences of S over that of S, which the translient statistic needs.
     """
 
     difference: np.ndarray
     score_corr: np.ndarray
-    flux: np.ndarray
     flux_err: np.ndarray
     flags: np.ndarray
     psf: Psf
     flux_scale: float
-    noise: float  # std of one pixel of ``difference``, science counts
+    noise: float  # median std of one pixel of ``difference``, science counts
+    noise_map: Cells | None = None
+    slopes: Cells | None = None
+
+    @property
+    def flux(self) -> np.ndarray:
+        """S / F_S: the best PSF flux of a source centred on each pixel, science counts; made when asked."""
+        return self.score_corr * self.flux_err
 
 
 @dataclass(frozen=True, kw_only=True)

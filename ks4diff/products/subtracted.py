@@ -35,7 +35,7 @@ def without_pixels(subtracted: SubtractedChip) -> SubtractedChip:
     chip, template = subtracted.chip, subtracted.template
     image = replace(chip.image, data=none, flags=no_flags)
     difference = replace(
-        subtracted.difference, difference=none, score_corr=none, flux=none, flux_err=none, flags=no_flags
+        subtracted.difference, difference=none, score_corr=none, flux_err=none, flags=no_flags
     )
     return replace(
         subtracted,

@@ -9,6 +9,8 @@ from ks4diff.products.registration import Registration
 from ks4diff.products.subtracted import SubtractedChip
 from ks4diff.stages.register import template_position
 
+REACH_PIX = 12  # of the spline that reads between pixels: farther ones weigh less than 1e-6
+
 
 def forced_flux(subtracted: SubtractedChip, x: float, y: float) -> tuple[float, float]:
     """Return (flux, error) in science counts of a point source at template pixel (x, y), detected or not.
@@ -17,14 +19,16 @@ def forced_flux(subtracted: SubtractedChip, x: float, y: float) -> tuple[float, 
     """
     column, row = science_position(subtracted.registration, x, y)
     difference = subtracted.difference
-    rows, columns = difference.flux.shape
+    rows, columns = difference.flags.shape
     if not (0 <= column <= columns - 1 and 0 <= row <= rows - 1):
         return float("nan"), float("nan")
     if difference.flags[round(row), round(column)] != 0:
         return float("nan"), float("nan")
-    at = [[row], [column]]
-    flux = map_coordinates(difference.flux, at, order=3, mode="nearest")[0]
-    error = map_coordinates(difference.flux_err, at, order=1, mode="nearest")[0]
+    top, left = max(round(row) - REACH_PIX, 0), max(round(column) - REACH_PIX, 0)
+    part = slice(top, round(row) + REACH_PIX + 1), slice(left, round(column) + REACH_PIX + 1)
+    at, err = [[row - top], [column - left]], difference.flux_err[part]
+    flux = map_coordinates(difference.score_corr[part] * err, at, order=3, mode="nearest")[0]
+    error = map_coordinates(err, at, order=1, mode="nearest")[0]
     return float(flux), float(error)
 
 

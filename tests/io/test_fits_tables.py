@@ -41,14 +41,13 @@ def candidates(n=5, unit="nJy"):
 
 def difference(rows=40, columns=56):
     rng = np.random.default_rng(4)
-    image, score, flux, error = rng.normal(size=(4, rows, columns)).astype(np.float32)
+    image, score, error = rng.normal(size=(3, rows, columns)).astype(np.float32)
     image[3, 5] = np.nan
     flags = rng.integers(0, 127, (rows, columns)).astype(np.int32)
     psf = Psf(stamp=np.full((5, 5), 0.04, np.float32), fwhm_pix=3.25, n_stars=17)
     return Difference(
         difference=image,
         score_corr=score,
-        flux=flux,
         flux_err=error,
         flags=flags,
         psf=psf,

@@ -33,7 +33,6 @@ def scored(peaks, flags=None):
     return Difference(
         difference=score,
         score_corr=score,
-        flux=10 * score,
         flux_err=np.full(SHAPE, 10, dtype=np.float32),
         flags=np.zeros(SHAPE, dtype=np.int32) if flags is None else flags,
         psf=Psf(stamp=PSF.stamp(21).astype(np.float32), fwhm_pix=4.0, n_stars=9),

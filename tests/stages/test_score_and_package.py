@@ -57,7 +57,6 @@ def rb_of(image, seed=1, *, turns=0, sign=1):
     difference = Difference(
         difference=seen,
         score_corr=(matched / norm).astype(np.float32),
-        flux=(matched / norm**2).astype(np.float32),
         flux_err=np.full(SHAPE, 1 / norm, dtype=np.float32),
         flags=np.zeros(SHAPE, dtype=np.int32),
         psf=PSF,
@@ -246,7 +245,9 @@ class TestPhotometry:
         difference = changed.subtracted.difference
         y, x = np.mgrid[: difference.flux.shape[0], : difference.flux.shape[1]]
         peak = 1000 * np.exp(-((x - 200.5) ** 2 + (y - 150.5) ** 2) / (2 * 1.9**2))
-        made = replace(difference, flux=peak.astype(np.float32), flags=np.zeros_like(difference.flags))
+        flat = np.ones_like(difference.flux_err)
+        made = replace(difference, flux_err=flat, score_corr=peak.astype(np.float32))
+        made = replace(made, flags=np.zeros_like(difference.flags))
         subtracted = replace(changed.subtracted, difference=made)
         at = template_position(subtracted.registration, np.array([200.5]), np.array([150.5]))[:, 0]
         assert forced_flux(subtracted, *at)[0] == pytest.approx(1000, rel=0.01)

@@ -1,0 +1,175 @@
+"""Subtract one patch of a chip, everything that varies taken at its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ks4diff.numerics import holes, zogy_patch
+from ks4diff.numerics.patches import Span, window
+from ks4diff.numerics.score_variance import Errors, blurred, corrected, terms
+from ks4diff.numerics.zogy import PSF_LIFT
+from ks4diff.products.cells import Cells
+from ks4diff.products.chip import AlignedTemplate, CalibratedChip
+from ks4diff.products.difference import Match
+from ks4diff.products.registration import Registration
+from ks4diff.stages.on_scale import science_on_scale, template_on_scale
+from ks4diff.stages.patch_noise import local_noise, noise_ratio
+
+NODE_STEP = 32  # px between the nodes that carry the sky's variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubtractConfig:
+    """Which errors the score's variance holds, how patches overlap, and how far a bad pixel reaches."""
+
+    source_noise: bool = True  # Poisson noise of the sources
+    astrometric_noise: bool = True  # the registration's error times the gradient, ZOGY eqs 30-33
+    scale_noise: bool = True  # the flux scale's error times the static light
+    psf_noise: bool = True  # what PSFs known only so well leave of a static star
+    overlap_pix: int = 32  # shared by two patches: the PSF's step between them is spread over it
+    margin_fwhm: float = 5.0  # that a patch reads beyond what it answers for
+    lost_flux: float = 0.1  # a pixel is flagged when holes take more of a source there
+    fill_error: float = 1.0  # of the light that a hole hides: a fill knows no star's peak
+    edge_fwhm: float = 1.0  # closer to the border a source is cut
+    threads: int = 2  # patches at a time
+
+
+class Pair(NamedTuple):
+    """All that a patch takes its share of; ``margin`` px are read beyond it on a grid of ``shape``."""
+
+    chip: CalibratedChip
+    template: AlignedTemplate
+    match: Match
+    registration: Registration
+    config: SubtractConfig
+    shape: tuple[int, int]
+    margin: int
+
+
+class PatchResult(NamedTuple):
+    """One patch: D / F_D, S_corr, the error of the flux and flags [y, x], and what is constant over it."""
+
+    difference: np.ndarray
+    score_corr: np.ndarray
+    flux_err: np.ndarray
+    flags: np.ndarray
+    psf: np.ndarray
+    flux: float
+    slopes: tuple[float, float, float]
+
+
+def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
+    """Return the subtraction of the pixels of two spans."""
+    f, errors = _filters(pair, columns.middle, rows.middle)
+    science, template, flags = _pixels(pair, rows, columns)
+    inner = tuple(slice(pair.margin, pair.margin + s.stop - s.start) for s in (rows, columns))
+    framed = tuple(slice(part.start - 2, part.stop + 2) for part in inner)
+    lost, bits = None, flags
+    if flags.any():
+        lost, bits = _holes(f, flags, science, template, pair.config)
+        lost, bits = (lost[0][:, *inner], lost[1][inner]), bits[inner]
+    difference, s_n, s_r, light = zogy_patch.apply(f, science, template)
+    variance, static = terms(s_n[framed], s_r[framed], light[framed], errors, np.sqrt(f.score_flux))
+    if f.psf2 > 0:
+        variance += np.float32(f.psf2) * blurred(static, f.blur)
+    score, error, taken = corrected(
+        (s_n[inner], s_r[inner]),
+        (_sky_variance(pair, f, rows, columns), NODE_STEP),
+        variance,
+        lost,
+        flux=f.score_flux,
+        limit=pair.config.lost_flux,
+    )
+    own = flags[inner].copy()
+    if taken is not None:
+        own[taken] |= bits[taken] & np.uint16(holes.OUTSIDE - 1)
+    return PatchResult(
+        difference=difference[inner] / np.float32(f.flux),
+        score_corr=score,
+        flux_err=error,
+        flags=own,
+        psf=f.psf,
+        flux=f.flux,
+        slopes=f.slopes,
+    )
+
+
+def _filters(pair: Pair, x: float, y: float) -> tuple[zogy_patch.Filters, Errors]:
+    """Return the filters of the PSFs and noises at pixel (x, y), and how well things are known there."""
+    chip, template, match, config = pair.chip, pair.template, pair.match, pair.config
+    noises = local_noise(chip, template, match, x, y, reach=(pair.shape[1], pair.shape[0]))
+    scale = float(_value(match.scale, x, y, match.flux_scale))
+    sides, noise_of_psf = [], 0.0
+    for image, noise, factor in ((chip, noises[0], 1.0), (template, noises[1], scale)):
+        psf = image.psf.at(x, y)
+        error = _value(image.psf.error, x, y, 0.0)
+        # the noise of the PSF's transform: of some 1 / sum(P²) pixels in its core
+        noise_of_psf = max(noise_of_psf, error * psf.max() / np.sqrt(np.square(psf).sum()))
+        gain = image.gain / factor if config.source_noise else np.inf
+        error = error if config.psf_noise else 0.0
+        sides.append(
+            zogy_patch.PatchSide(psf, factor**2 * noise.sigma**2, noise.correlation, gain, float(error))
+        )
+    shift = _value(pair.registration.error, x, y, pair.registration.rms_pix)
+    shift2 = shift**2 if config.astrometric_noise else 0.0
+    error = _value(match.scale_error, x, y, match.flux_scale_error) if config.scale_noise else 0.0
+    filters = zogy_patch.filters(*sides, pair.shape, max(PSF_LIFT, float(noise_of_psf)))
+    return filters, Errors(shift2, shift2, error**2)
+
+
+def _value(cells: Cells, x: float, y: float, otherwise: float) -> float:
+    """Return a map's value at one pixel, ``otherwise`` where it has none."""
+    value = float(cells.at(np.array([x]), np.array([y]))[0])
+    return value if np.isfinite(value) else float(otherwise)
+
+
+def _pixels(pair: Pair, rows: Span, columns: Span) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return both images on the patch's grid, zero beyond the chip, and the flags of either."""
+    y, x, to_y, to_x = window(pair.chip.image.data, rows, columns, pair.margin)
+    images = []
+    for data in (
+        science_on_scale(pair.chip, pair.match, y, x),
+        template_on_scale(pair.template, pair.match, y, x),
+    ):
+        grid = np.zeros(pair.shape, dtype=np.float32)
+        grid[to_y, to_x] = data
+        images.append(grid)
+    flags = np.full(pair.shape, holes.OUTSIDE, dtype=np.uint16)
+    np.bitwise_or(pair.chip.image.flags[y, x], pair.template.image.flags[y, x], out=flags[to_y, to_x])
+    beyond_y, beyond_x = pair.margin + rows.stop - rows.start, pair.margin + columns.stop - columns.start
+    # what lies beyond the margins on the grid is no edge of the chip
+    flags[beyond_y + pair.margin :, :] = 0
+    flags[:, beyond_x + pair.margin :] = 0
+    return images[0], images[1], flags
+
+
+def _holes(f, flags, science, template, config):
+    """Fill the holes of either image in both, and return what they cost around them with whose flags."""
+    depth = holes.depths(flags)
+    real = (flags != 0) & (flags != holes.OUTSIDE)
+    holes.fill((science, template), np.where(real, depth, np.uint8(0)))
+    # how much of a star's light a fill misses: a pixel next to good ones knows it from them
+    area = 1 / float((f.psf.astype(np.float64) ** 2).sum())
+    sigma2 = area / (4 * np.pi)
+    open_part = (1 - np.exp(-(np.arange(holes.DEEPEST + 2) ** 2) / (2 * sigma2))).astype(np.float32)
+    loss, bits = holes.losses(flags, depth, open_part, f.share)
+    unknown = np.zeros(flags.shape, dtype=np.float32)
+    hidden = np.maximum(np.abs(science[real]), np.abs(template[real]))
+    unknown[real] = np.float32(config.fill_error) * open_part[depth[real]] * hidden
+    stamp = np.maximum(np.abs(f.kernel_n), np.abs(f.kernel_r)).astype(np.float32)
+    errors = holes.fill_errors(flags, unknown, stamp, 0.1 * np.sqrt(f.score_flux), bits)
+    return (loss, errors), bits
+
+
+def _sky_variance(pair: Pair, f: zogy_patch.Filters, rows: Span, columns: Span) -> np.ndarray:
+    """Return the sky's variance of S at nodes `NODE_STEP` px apart, float32, one row and column to spare."""
+    y = np.arange(rows.start, rows.stop + NODE_STEP, NODE_STEP)
+    x = np.arange(columns.start, columns.stop + NODE_STEP, NODE_STEP)
+    where = [grid.ravel() for grid in np.meshgrid(x, y)]
+    total = np.zeros(len(where[0]))
+    for image, part in ((pair.chip, f.sky_n), (pair.template, f.sky_r)):
+        total += part * noise_ratio(image, *where) / noise_ratio(image, columns.middle, rows.middle)
+    return total.reshape(len(y), len(x)).astype(np.float32)
