@@ -156,15 +156,25 @@ def full_plane(half, shape):
     return plane
 
 
+def astrometric_variance(s_n, s_r, sigma):
+    """Return the mean of both images' eqs 30-33, times how equal their scores are: 1 of static light."""
+    total = 0.0
+    for part in (s_n, s_r):
+        for axis, s in ((1, sigma[0]), (0, sigma[1])):
+            one, two = (np.roll(part, -k, axis) - np.roll(part, k, axis) for k in (1, 2))
+            total = total + 0.5 * s**2 * ((8 * one - two) / 12) ** 2
+    return total * np.maximum(2 * s_n * s_r, 0) / (s_n**2 + s_r**2 + 1e-300)
+
+
 def zogy(science, template, shape, *, sigma=(0.0, 0.0), lift=0.0):
     """Return D, P_D, F_D, S, F_S and V by the equations of Zackay, Ofek & Gal-Yam 2016, on the whole grid.
 
     ``science`` and ``template`` as for `ks4diff.numerics.zogy.subtract`, ``shape`` the FFT grid. Equations
     12-17, 25-33 and 42 in complex float64, s² a spectrum where the noise is coloured; ``lift`` as in
-    `zogy._lifted`.
+    `zogy.lifted`.
     """
     a, b = (np.fft.fft2(centred(side.psf.astype(float), shape)) for side in (science, template))
-    vanishing = lift / (1 + (np.abs(a) ** 2 + np.abs(b) ** 2) / lift**2) if lift else 0.0
+    vanishing = lift / (1 + ((np.abs(a) ** 2 + np.abs(b) ** 2) / (2 * lift**2)) ** 4) if lift else 0.0
     a, b = a + vanishing, b + vanishing
     n, r = (np.fft.fft2(side.data.astype(float), shape) for side in (science, template))
     f_n, f_r = science.flux, template.flux
@@ -186,11 +196,8 @@ def zogy(science, template, shape, *, sigma=(0.0, 0.0), lift=0.0):
         squared = np.fft.ifft2(kernel * np.sqrt(tint)).real ** 2
         variance += np.fft.ifft2(np.fft.fft2(squared) * np.fft.fft2(side.variance.astype(float), shape)).real
     rows, columns = science.data.shape
-    variance = variance[:rows, :columns]
-    for kernel, image in ((k_n, n), (k_r, r)):  # 30-33, half of the registration error in each image
-        part = np.fft.ifft2(kernel * image).real[:rows, :columns]
-        gradient_y, gradient_x = np.gradient(part)
-        variance = variance + 0.5 * (sigma[0] ** 2 * gradient_x**2 + sigma[1] ** 2 * gradient_y**2)
+    s_n, s_r = np.fft.ifft2(k_n * n).real, np.fft.ifft2(k_r * r).real
+    variance = (variance + astrometric_variance(s_n, s_r, sigma))[:rows, :columns]
     return {
         "difference": np.fft.ifft2(d).real,
         "psf": np.fft.ifft2(p_d).real,

@@ -30,6 +30,12 @@ def _slope(before2, before, after, after2):
 
 
 @jit
+def _static_part(n, r):
+    """Return half of how equal two scores are: 0.5 of static light, 0 of what one image shows alone."""
+    return max(n * r, np.float32(0)) / (n * n + r * r + np.float32(1e-37))
+
+
+@jit
 def _astrometric(s_n, s_r, x2, y2):
     rows, columns = s_n.shape
     out = np.empty((rows, columns), dtype=np.float32)
@@ -41,16 +47,17 @@ def _astrometric(s_n, s_r, x2, y2):
             r_x = _slope(s_r[y, l2], s_r[y, l1], s_r[y, r1], s_r[y, r2])
             n_y = _slope(s_n[u2, x], s_n[u1, x], s_n[d1, x], s_n[d2, x])
             r_y = _slope(s_r[u2, x], s_r[u1, x], s_r[d1, x], s_r[d2, x])
-            out[y, x] = max(x2 * n_x * r_x + y2 * n_y * r_y, np.float32(0))
+            squares = x2 * (n_x * n_x + r_x * r_x) + y2 * (n_y * n_y + r_y * r_y)
+            out[y, x] = _static_part(s_n[y, x], s_r[y, x]) * squares
     return out
 
 
 def astrometric(s_n: np.ndarray, s_r: np.ndarray, sigma_x: float, sigma_y: float) -> np.ndarray:
     """Return the variance of S from a registration uncertain by (sigma_x, sigma_y) px, on a wrapped grid.
 
-    Eqs 30-33 of Zackay, Ofek & Gal-Yam (2016) with one relative shift of the pair instead of one per image,
-    and with the product of both gradients for a square: for static light, which alone the shift moves, they
-    are equal; a transient shows in one image only and no registration changes it.
+    Eqs 30-33 of Zackay, Ofek & Gal-Yam (2016) with one relative shift of the pair, shared by the images, and
+    for static light only: the squares count by 2 S_n S_r / (S_n² + S_r²). A transient shows in one image and
+    no registration changes it.
     """
     return _astrometric(s_n, s_r, np.float32(sigma_x**2), np.float32(sigma_y**2))
 
@@ -74,10 +81,11 @@ def _terms(s_n, s_r, light, errors, gate, variance, static):
         out_variance, out_static = variance[y], static[y]
         for x in range(columns):
             square = max(n2[x] * r2[x], zero)
-            slopes_x = _slope(n[x], n1[x], n3[x], n4[x]) * _slope(r[x], r1[x], r3[x], r4[x])
-            slopes_y = _slope(n_up2[x], n_up[x], n_down[x], n_down2[x])
-            slopes_y *= _slope(r_up2[x], r_up[x], r_down[x], r_down2[x])
-            v = scale2 * square + max(shift_x2 * slopes_x + shift_y2 * slopes_y, zero)
+            n_x, r_x = _slope(n[x], n1[x], n3[x], n4[x]), _slope(r[x], r1[x], r3[x], r4[x])
+            n_y = _slope(n_up2[x], n_up[x], n_down[x], n_down2[x])
+            r_y = _slope(r_up2[x], r_up[x], r_down[x], r_down2[x])
+            slopes = shift_x2 * (n_x * n_x + r_x * r_x) + shift_y2 * (n_y * n_y + r_y * r_y)
+            v = scale2 * square + _static_part(n2[x], r2[x]) * slopes
             t = min(max((max(n2[x], r2[x]) - low) * rise, zero), one)
             out_variance[x] = v + t * t * (3 - 2 * t) * max(shown[x], zero)
             out_static[x] = square

@@ -15,7 +15,7 @@ from ks4diff.numerics.noise import half_plane_mean
 from ks4diff.numerics.psf_grid import extract, good_shape, transform
 from ks4diff.numerics.score_variance import astrometric
 
-PSF_LIFT = 1e-3  # of the transform's peak; a PSF measured worse than that wants more: see `lifted`
+PSF_LIFT = 3e-4  # of the transform's peak; a PSF measured worse than that wants more: see `lifted`
 
 
 class Side(NamedTuple):
