@@ -117,7 +117,11 @@ class AlignedTemplate:
     Surface brightness (counts per template pixel) is conserved, not flux. ``coverage`` is the fraction
     of science pixels that the template covers with good data; ``noise`` holds what resampling did to it and
     ``gain`` electrons per count as the resampled pixel's Poisson noise shows it. ``area`` is that of a
-    science pixel in template pixels.
+    science pixel in template pixels: a star of F template counts sums up to F / area here.
+
+    ``nodes`` float64 [2, rows, columns]: template pixels (x, y) at every 16th science pixel, the map that it
+    was resampled by; with ``original_noise``, the template's own, `ks4diff.stages.align.noise_near` gives the
+    noise model of a patch: it beats over the chip with the sub-pixel phase.
     """
 
     image: MaskedImage
@@ -126,3 +130,5 @@ class AlignedTemplate:
     gain: float
     coverage: float
     area: Cells
+    nodes: np.ndarray | None = None  # None of a template made on the science grid: ``noise`` holds everywhere
+    original_noise: NoiseModel | None = None
