@@ -16,6 +16,7 @@ from ks4diff.products.difference import Difference, Match
 from ks4diff.products.psf import Psf
 from ks4diff.products.registration import Registration
 from ks4diff.stages.bleed_masks import BleedConfig, flag_bleeds, flag_border
+from ks4diff.stages.patch_noise import depth
 from ks4diff.stages.subtract_patch import Pair, PatchResult, SubtractConfig, subtract_patch
 
 
@@ -36,7 +37,8 @@ def subtract(
     fwhm = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
     margin = max(int(np.ceil(config.margin_fwhm * fwhm)), 8)
     (down, high), (along, wide) = (spans(size, margin, config.overlap_pix) for size in shape)
-    pair = Pair(chip, template, match, registration, config, (high, wide), margin)
+    depths = depth(chip), depth(template)
+    pair = Pair(chip, template, match, registration, config, depths, (high, wide), margin)
     difference, score, error = (np.zeros(shape, dtype=np.float32) for _ in range(3))
     flags = np.zeros(shape, dtype=np.uint16)
     kept = []

@@ -16,7 +16,7 @@ from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Match
 from ks4diff.products.registration import Registration
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
-from ks4diff.stages.patch_noise import local_noise, noise_ratio
+from ks4diff.stages.patch_noise import science_noise, template_noise
 
 NODE_STEP = 32  # px between the nodes that carry the sky's variance
 
@@ -38,13 +38,17 @@ class SubtractConfig:
 
 
 class Pair(NamedTuple):
-    """All that a patch takes its share of; ``margin`` px are read beyond it on a grid of ``shape``."""
+    """All that a patch takes its share of; ``margin`` px are read beyond it on a grid of ``shape``.
+
+    ``depths`` of `patch_noise.depth`: both images' local variance over its mean.
+    """
 
     chip: CalibratedChip
     template: AlignedTemplate
     match: Match
     registration: Registration
     config: SubtractConfig
+    depths: tuple[Cells, Cells]
     shape: tuple[int, int]
     margin: int
 
@@ -63,7 +67,7 @@ class PatchResult(NamedTuple):
 
 def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     """Return the subtraction of the pixels of two spans."""
-    f, errors = _filters(pair, columns.middle, rows.middle)
+    f, errors = _filters(pair, rows, columns)
     science, template, flags = _pixels(pair, rows, columns)
     inner = tuple(slice(pair.margin, pair.margin + s.stop - s.start) for s in (rows, columns))
     framed = tuple(slice(part.start - 2, part.stop + 2) for part in inner)
@@ -97,10 +101,20 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     )
 
 
-def _filters(pair: Pair, x: float, y: float) -> tuple[zogy_patch.Filters, Errors]:
-    """Return the filters of the PSFs and noises at pixel (x, y), and how well things are known there."""
+def _filters(pair: Pair, rows: Span, columns: Span) -> tuple[zogy_patch.Filters, Errors]:
+    """Return the filters of the PSFs and noises amid a patch, and how well things are known there."""
     chip, template, match, config = pair.chip, pair.template, pair.match, pair.config
-    noises = local_noise(chip, template, match, x, y, reach=(pair.shape[1], pair.shape[0]))
+    x, y = columns.middle, rows.middle
+    noises = (
+        science_noise(chip, match.science_noise, _value(pair.depths[0], x, y, 1.0)),
+        template_noise(
+            template,
+            match.template_noise,
+            _value(pair.depths[1], x, y, 1.0),
+            slice(rows.start, rows.stop),
+            slice(columns.start, columns.stop),
+        ),
+    )
     scale = float(_value(match.scale, x, y, match.flux_scale))
     sides, noise_of_psf = [], 0.0
     for image, noise, factor in ((chip, noises[0], 1.0), (template, noises[1], scale)):
@@ -170,6 +184,6 @@ def _sky_variance(pair: Pair, f: zogy_patch.Filters, rows: Span, columns: Span) 
     x = np.arange(columns.start, columns.stop + NODE_STEP, NODE_STEP)
     where = [grid.ravel() for grid in np.meshgrid(x, y)]
     total = np.zeros(len(where[0]))
-    for image, part in ((pair.chip, f.sky_n), (pair.template, f.sky_r)):
-        total += part * noise_ratio(image, *where) / noise_ratio(image, columns.middle, rows.middle)
+    for ratio, part in zip(pair.depths, (f.sky_n, f.sky_r), strict=True):
+        total += part * ratio.at(*where) / _value(ratio, columns.middle, rows.middle, 1.0)
     return total.reshape(len(y), len(x)).astype(np.float32)
