@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ks4diff.products.alert import Provenance
 from ks4diff.products.subtracted import SubtractedChip
 from ks4diff.stages.photometry import magnitude, njy_per_count
-from ks4diff.stages.quality import scorr_std
+from ks4diff.stages.quality import elongation, pixel_arcsec, scale_range, scorr_std
 
 SCHEMA = "ks4diff.report/1"
 
@@ -57,6 +56,19 @@ class ChipReport:
     dropped: dict[str, int] = field(default_factory=dict)
     quality: str | None = None
     quality_reasons: tuple[str, ...] = ()
+    zeropoint: float | None = None  # AB magnitude of one count
+    astrometric_rms_cells: tuple[tuple[float, ...], ...] = ()  # pixels, rows of 1024 px cells from below
+    astrometric_error_worst: float | None = None  # of the map in its worst cell, pixels
+    astrometric_bad_cells: int | None = None
+    flux_scale_range: tuple[float, float] | None = None  # least and largest over the chip
+    flux_scale_error_worst: float | None = None  # fraction
+    amplifier_factors: tuple[float, ...] = ()  # empty where no amplifier stands off
+    amplifier_levels: tuple[float, ...] = ()  # counts, likewise
+    background_range: tuple[float, float] | None = None  # of the differential background, counts
+    psf_error: float | None = None  # of the peak, median
+    template_psf_error: float | None = None
+    elongation: float | None = None  # of the PSF, major over minor axis
+    template_elongation: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +103,7 @@ def chip_report(
 ) -> ChipReport:
     """Return the report of one processed chip, before its alerts are decided."""
     chip, template, difference = subtracted.chip, subtracted.template, subtracted.difference
-    scale = None
-    if chip.raw.wcs is not None:
-        scale = float(np.mean(proj_plane_pixel_scales(chip.raw.wcs.celestial))) * 3600
+    scale = pixel_arcsec(chip.raw)
     limit = subtracted.limiting_flux
     zeropoint = chip.raw.zeropoint
     return ChipReport(
@@ -124,7 +134,31 @@ def chip_report(
         n_candidates=len(subtracted.candidates),
         quality=subtracted.quality.verdict,
         quality_reasons=subtracted.quality.reasons,
+        zeropoint=zeropoint,
+        **_fields(subtracted),
     )
+
+
+def _fields(subtracted: SubtractedChip) -> dict[str, Any]:
+    """Return what changes over the chip, as few rounded numbers."""
+    registration, match = subtracted.registration, subtracted.match
+    error, background = registration.error.values, match.background.values
+    return {
+        "astrometric_rms_cells": tuple(
+            tuple(round(float(v), 4) for v in row) for row in registration.residual_rms.values
+        ),
+        "astrometric_error_worst": round(float(np.max(error)), 4),
+        "astrometric_bad_cells": int((registration.bad.values > 0).sum()),
+        "flux_scale_range": scale_range(match),
+        "flux_scale_error_worst": float(match.scale_error.values.max()),
+        "amplifier_factors": tuple(round(step.factor, 5) for step in match.amplifiers),
+        "amplifier_levels": tuple(round(step.level, 3) for step in match.amplifiers),
+        "background_range": (float(background.min()), float(background.max())),
+        "psf_error": float(np.median(subtracted.chip.psf.error.values)),
+        "template_psf_error": float(np.median(subtracted.template.psf.error.values)),
+        "elongation": elongation(subtracted.chip.psf),
+        "template_elongation": elongation(subtracted.template.psf),
+    }
 
 
 class Stopwatch:

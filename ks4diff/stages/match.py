@@ -91,7 +91,8 @@ def _by_stars(
     boxes = [
         (a.x0, min(a.x1, shape[1]), a.y0, shape[0] if a.y1 is None else a.y1) for a in chip.raw.amplifiers
     ]
-    scale = scale_field(stars, shape, boxes, config.scale)
+    ratio = chip.psf.fwhm_pix / template.psf.fwhm_pix
+    scale = scale_field(stars, shape, boxes, config.scale, width_ratio=ratio)
     factors = [factor for factor, _ in scale.factors]
     try:
         left = differential_background(

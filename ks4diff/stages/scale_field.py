@@ -18,10 +18,12 @@ class ScaleConfig:
 
     max_degree: int = 3  # optics and illumination; what is finer is left to the cells
     stars_per_term: int = 12  # of the polynomial
+    gain_per_term: float = 4.0  # of chi²: a term of 2 sigma is kept
     clip_sigma: float = 3.5  # variables and galaxies are farther out
     tuning: float = 1.5  # Huber's: 96 % as good as the mean where all are normal
     least_scatter: float = 0.003  # of one star, fraction: pixel response and its residuals under a PSF
-    systematic: float = 0.002  # fraction: light beyond the stamps, see benchmarks/README.md
+    systematic: float = 0.002  # fraction: light beyond the stamps
+    systematic_seeing: float = 0.012  # more of it per unit of ln(FWHM ratio): stamps' wings, see bench_match
     stars_per_cell: int = 8  # fewer say nothing that the polynomial does not
     amplifier_sigma: float = 4.0  # a factor less significant is none
     stars_per_amplifier: int = 10
@@ -44,18 +46,21 @@ def scale_field(
     shape: tuple[int, int],
     amplifiers: Sequence[tuple[int, int, int, int]],
     config: ScaleConfig,
+    *,
+    width_ratio: float = 1.0,
 ) -> ScaleField:
     """Return the scale over an image of ``shape`` (rows, columns) from at least 3 stars.
 
     A polynomial of the degree that the stars hold, by robust weighted regression; factors of ``amplifiers``
     (boxes x0, x1, y0, y1) that stand out of it; then each cell of 1024 px goes as far from the polynomial as
     its own stars prove, w = t² / (t² + e²) with t² the variance that cells show beyond their errors e.
-    Errors hold the star-to-star scatter, that of the polynomial, and ``systematic``.
+    Errors hold the star-to-star scatter, that of the polynomial, and what the two PSFs' stamps may lack
+    differently: more the less alike the images are (``width_ratio``, of their FWHM).
     """
     middle = float(np.median(stars.ratio))
     y, noise = stars.ratio / middle - 1, stars.error / middle
     u, v = 2 * stars.x / shape[1] - 1, 2 * stars.y / shape[0] - 1
-    degree = _degree(len(stars), config)
+    degree = _degree((u, v), y, noise, config)
     design = polynomial.design(u, v, degree)
     strips = _membership(stars, amplifiers, config)
     fit = _fitted(design, y, noise, config)
@@ -76,7 +81,8 @@ def scale_field(
     smooth_error = np.sqrt(np.einsum("ij,jk,ik->i", at, fit.covariance[:n, :n], at))
     own, error = _own_cells(y - fit.model, fit, cells.cell_of(stars.x, stars.y), grid, config)
     value = (1 + smooth + own) * middle
-    total = np.sqrt(smooth_error**2 + error**2 + config.systematic**2)
+    stamps = np.hypot(config.systematic, config.systematic_seeing * np.log(width_ratio))
+    total = np.sqrt(smooth_error**2 + error**2 + stamps**2)
     return ScaleField(
         scale=Cells(values=value.reshape(grid).astype(np.float32), shape=shape),
         error=Cells(values=total.reshape(grid).astype(np.float32), shape=shape),
@@ -96,11 +102,24 @@ class _Fit:
     keep: np.ndarray
 
 
-def _degree(n: int, config: ScaleConfig) -> int:
-    for degree in range(config.max_degree, 0, -1):
-        if n >= config.stars_per_term * len(polynomial.exponents(degree)):
-            return degree
-    return 0
+def _degree(place, y: np.ndarray, noise: np.ndarray, config: ScaleConfig) -> int:
+    """Return the degree that the stars hold and ask for.
+
+    One more is taken while it lowers the robust chi² by ``gain_per_term`` for each term that it adds.
+    """
+    chosen, best = 0, np.inf
+    for degree in range(config.max_degree + 1):
+        terms = polynomial.n_terms(degree)
+        if degree and len(y) < config.stars_per_term * terms:
+            break
+        fit = _fitted(polynomial.design(*place, degree), y, noise, config)
+        if degree == 0:
+            sigma = fit.sigma
+        pull = np.minimum(np.abs(y - fit.model) / sigma, config.clip_sigma)
+        cost = float((pull**2).sum()) + config.gain_per_term * terms
+        if cost < best:
+            chosen, best = degree, cost
+    return chosen
 
 
 def _fitted(design: np.ndarray, y: np.ndarray, noise: np.ndarray, config: ScaleConfig) -> _Fit:

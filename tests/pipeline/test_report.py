@@ -16,6 +16,9 @@ CHIP_KEYS = {"chip", "status", "reason", "seconds", "n_stars", "astrometric_rms_
 CHIP_KEYS |= {"seeing_arcsec", "template_seeing_arcsec", "template_ids", "coverage", "masked_fraction"}
 CHIP_KEYS |= {"scorr_std", "limiting_mag", "n_candidates", "n_alerts", "dropped", "quality"}
 CHIP_KEYS |= {"quality_reasons"}
+FIELD_KEYS = {"zeropoint", "astrometric_rms_cells", "astrometric_error_worst", "astrometric_bad_cells"}
+FIELD_KEYS |= {"flux_scale_range", "flux_scale_error_worst", "amplifier_factors", "amplifier_levels"}
+FIELD_KEYS |= {"background_range", "psf_error", "template_psf_error", "elongation", "template_elongation"}
 
 
 def report(**facts):
@@ -36,7 +39,12 @@ def report(**facts):
 def test_the_contracts_keys_are_all_there():
     values = report().to_dict()
     assert set(values) >= RUN_KEYS
-    assert set(values["chips"][0]) >= CHIP_KEYS
+    assert set(values["chips"][0]) >= CHIP_KEYS | FIELD_KEYS
+
+
+def test_cells_without_stars_are_null():
+    text = report(astrometric_rms_cells=((0.03, float("nan")), (0.04, 0.05))).to_json()
+    assert json.loads(text)["chips"][0]["astrometric_rms_cells"] == [[0.03, None], [0.04, 0.05]]
 
 
 def test_what_is_not_finite_is_null():

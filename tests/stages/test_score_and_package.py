@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ks4diff.io.fits_image import read_chip
 from ks4diff.products.candidates import CANDIDATE_FLAGS, FLAG_BIT, REJECTING_BITS
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate
 from ks4diff.products.difference import Difference, Quality
+from ks4diff.products.errors import SkipChip
+from ks4diff.products.ids import ExposureId, Site
 from ks4diff.products.image import MaskedImage, PixelFlag
-from ks4diff.products.psf import Psf
+from ks4diff.products.psf import Psf, PsfField
+from ks4diff.stages.calibrate import CalibrateConfig, calibrate
 from ks4diff.stages.detect import DetectConfig, detect
 from ks4diff.stages.forced import forced_flux
 from ks4diff.stages.measure import MeasureConfig, measure
@@ -58,14 +63,19 @@ def rb_of(image, seed=1, *, turns=0, sign=1):
         difference=seen,
         score_corr=(matched / norm).astype(np.float32),
         flux_err=np.full(SHAPE, 1 / norm, dtype=np.float32),
-        flags=np.zeros(SHAPE, dtype=np.int32),
+        flags=np.zeros(SHAPE, dtype=np.uint16),
         psf=PSF,
         flux_scale=1.0,
         noise=1.0,
     )
     lone = chip(NONE, NONE, NONE, shape=SHAPE)
-    blank = MaskedImage(data=seen * 0, variance=seen * 0 + 1, flags=np.zeros(SHAPE, dtype=np.int32))
-    template = AlignedTemplate(image=blank, psf=PSF, noise=NOISE, gain=1.0, coverage=1.0)
+    blank = MaskedImage(
+        data=seen * 0, flags=np.zeros(SHAPE, dtype=np.uint16), sky_variance=Cells.constant(1.0, SHAPE)
+    )
+    field = PsfField.uniform(PSF, SHAPE)
+    template = AlignedTemplate(
+        image=blank, psf=field, noise=NOISE, gain=1.0, coverage=1.0, area=Cells.constant(1.0, SHAPE)
+    )
     found = measure(detect(difference, DetectConfig()), lone, template, difference, MeasureConfig())
     return score(found, PSF.fwhm_pix, ScoreConfig()).table["rb"]
 
@@ -185,37 +195,121 @@ class TestPackage:
             )
 
 
+def psf_field(stamp, fwhm, n_stars=50, error=0.0):
+    psf = Psf(stamp=(stamp / stamp.sum()).astype(np.float32), fwhm_pix=fwhm, n_stars=n_stars)
+    return PsfField.uniform(psf, (310, 350), error=error)
+
+
+ROUND = psf_field(skies.Seeing(fwhm=4.0).stamp(25), 4.0)
+TRAILED = psf_field(skies.Seeing(fwhm=4.0, ratio=0.45, angle_deg=20).stamp(25), 4.0)
+LONG = psf_field(skies.Seeing(fwhm=4.0, ratio=0.7, angle_deg=20).stamp(25), 4.0)
+DOUGHNUT = psf_field(skies.Seeing(fwhm=9.0).stamp(41) - 0.5 * skies.Seeing(fwhm=5.0).stamp(41), 10.0)
+EXPOSURE = ExposureId(Site.CTIO, "20250207", 4413)
+
+
+def bad_cells(share):
+    return Cells(values=(np.arange(10)[None] < 10 * share).astype(np.float32), shape=(310, 350))
+
+
 class TestQuality:
-    def verdict(self, run, *, rms=0.03, std=1.0, coverage=1.0, n_stars=50, gain_source="given", left=0):
+    def verdict(self, run, *, rms=0.03, std=1.0, left=0, bad=0.0, coverage=1.0, psfs=(ROUND, ROUND), **facts):
         s = run.subtracted
         image = np.random.default_rng(1).normal(0, std, s.difference.score_corr.shape).astype(np.float32)
         table = s.candidates.table[:left].copy()
         table["flags"] = FLAG_BIT["on_source"]
+        scale = facts.pop("scale", [[0.9, 0.92], [0.91, 0.9]])
+        error, noise = facts.pop("error", 0.004), facts.pop("noise", 5.0)
+        source = facts.pop("gain_source", "given")
+        match = replace(
+            s.match,
+            flux_scale=float(np.median(scale)),
+            flux_scale_error=error,
+            scale=Cells(values=np.array(scale), shape=(310, 350)),
+            science_noise=replace(s.match.science_noise, sigma=5.0),
+            template_noise=replace(s.match.template_noise, sigma=noise),
+        )
         return judge(
-            replace(s.chip, psf=replace(s.chip.psf, n_stars=n_stars), gain_source=gain_source),
-            replace(s.template, psf=replace(s.template.psf, n_stars=50), coverage=coverage),
-            replace(s.registration, rms_pix=rms, n_matched=20),
+            replace(s.chip, psf=psfs[0], gain_source=source, raw=replace(s.chip.raw, **facts)),
+            replace(s.template, psf=psfs[1], coverage=coverage),
+            replace(s.registration, rms_pix=rms, n_matched=20, bad=bad_cells(bad)),
             replace(s.difference, score_corr=image),
             replace(s.candidates, table=table),
             QualityConfig(),
+            match=match,
         )
 
-    def test_verdicts(self, changed):
-        assert self.verdict(changed).verdict == "pass"
-        assert self.verdict(changed).reasons == ()
-        for odd in ({"rms": 0.2}, {"std": 1.5}, {"coverage": 0.3}, {"n_stars": 5}, {"gain_source": "guess"}):
-            judged = self.verdict(changed, **odd)
-            assert judged.verdict == "warn"
-            assert len(judged.reasons) == 1
-        for bad in ({"left": 60}, {"rms": 0.7}, {"std": 9.0}, {"rms": float("nan")}, {"std": float("nan")}):
-            assert self.verdict(changed, **bad).verdict == "fail"
+    def test_nothing_odd_passes(self, changed):
+        judged = self.verdict(changed)
+        assert (judged.verdict, judged.reasons) == ("pass", ())
+
+    @pytest.mark.parametrize(
+        ("odd", "reason"),
+        [
+            ({"rms": 0.2}, "astrometric_rms_pix 0.20 above 0.15"),
+            ({"std": 1.5}, "scorr_std 1.50 above 1.2"),
+            ({"bad": 0.2}, "bad astrometric cells 0.20 above 0.1"),
+            ({"coverage": 0.3}, "template covers 0.30, below 0.5"),
+            ({"psfs": (psf_field(ROUND.mean, 4.0, n_stars=5), ROUND)}, "PSF from 5 stars, fewer than 10"),
+            ({"psfs": (psf_field(ROUND.mean, 4.0, error=0.05), ROUND)}, "PSF error 0.05 above 0.03"),
+            ({"psfs": (ROUND, psf_field(skies.Seeing(fwhm=7.0).stamp(41), 7.0))}, "poor template: FWHM"),
+            ({"psfs": (LONG, LONG)}, "trailed: elongation"),
+            ({"gain_source": "guess"}, "gain"),
+            ({"error": 0.05}, "flux scale error 0.05 above 0.02"),
+            ({"noise": 15.0}, "poor template: noise"),
+            ({"scale": [[0.9, 0.7], [0.91, 0.9]]}, "clouds: scale range"),
+            (
+                {"exposure": EXPOSURE, "filter": "V", "exptime": 240.0, "zeropoint": 27.8},
+                "clouds: magnitudes lost 1.25 above 0.6",
+            ),
+        ],
+    )
+    def test_one_odd_thing_is_one_reason(self, changed, odd, reason):
+        judged = self.verdict(changed, **odd)
+        assert judged.verdict == "warn"
+        assert len(judged.reasons) == 1
+        assert judged.reasons[0].startswith(reason)
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            {"left": 60},
+            {"rms": 0.7},
+            {"std": 9.0},
+            {"rms": float("nan")},
+            {"std": float("nan")},
+            {"error": float("nan")},
+            {"bad": 1.0},
+            {"psfs": (TRAILED, ROUND)},
+            {"psfs": (DOUGHNUT, ROUND)},
+            {"scale": [[0.9, 0.1], [0.91, 0.9]]},
+            {"exposure": EXPOSURE, "filter": "V", "exptime": 120.0, "zeropoint": 24.0},
+        ],
+    )
+    def test_what_cannot_be_used_fails(self, changed, bad):
+        assert self.verdict(changed, **bad).verdict == "fail"
+
+    def test_a_clear_sky_has_no_clouds(self, changed):
+        clear = {"exposure": EXPOSURE, "filter": "V", "exptime": 240.0, "zeropoint": 28.9}
+        assert self.verdict(changed, **clear).verdict == "pass"
+
+    def test_out_of_focus_is_told_in_arcseconds(self, changed):
+        wide = psf_field(skies.Seeing(fwhm=16.0).stamp(61), 16.0)
+        judged = self.verdict(changed, psfs=(wide, wide), wcs=skies.sky_wcs(pixel=0.4))
+        assert judged.verdict == "fail"
+        assert judged.reasons == ("bad focus or seeing: FWHM arcsec 6.40 above 6",)
 
     def test_the_std_is_of_unmasked_pixels(self, changed):
         difference = changed.subtracted.difference
         wild = difference.score_corr.copy()
         wild[difference.flags != 0] = 1e6
         assert scorr_std(replace(difference, score_corr=wild)) == pytest.approx(scorr_std(difference))
-        assert np.isnan(scorr_std(replace(difference, flags=difference.flags | int(PixelFlag.EDGE))))
+        assert np.isnan(scorr_std(replace(difference, flags=difference.flags | np.uint16(PixelFlag.EDGE))))
+
+    @pytest.mark.realdata
+    def test_a_trailed_frame_is_refused(self, realdata):
+        frame = realdata / "LCOGT+neoexchange/neoexchange/photometrics/tests/banzai_test_frame.fits.fz"
+        with pytest.raises(SkipChip, match="too few clean stars"):
+            calibrate(read_chip(frame), CalibrateConfig())
 
 
 class TestPhotometry:
@@ -233,7 +327,9 @@ class TestPhotometry:
         difference = changed.subtracted.difference
         good = difference.flags == 0
         assert limiting_flux(difference) == pytest.approx(5 * np.median(difference.flux_err[good]))
-        assert np.isnan(limiting_flux(replace(difference, flags=difference.flags | int(PixelFlag.EDGE))))
+        assert np.isnan(
+            limiting_flux(replace(difference, flags=difference.flags | np.uint16(PixelFlag.EDGE)))
+        )
 
     def test_forced_fluxes_where_there_is_no_data(self, hurt):
         at = hurt.pair.geometry.template(np.array([26.0, 160.0, -30.0]), np.array([300.0, 210.0, 50.0]))
