@@ -145,7 +145,9 @@ def subtract_chips(
         match=matched,
         difference=difference,
         candidates=candidates,
-        quality=judge(chip, template, registration, difference, candidates, config.quality),
+        quality=judge(
+            chip, template, registration, difference, candidates, config.quality, match=matched
+        ),
         limiting_flux=limiting_flux(difference),
     )
 
