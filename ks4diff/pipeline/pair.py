@@ -145,9 +145,7 @@ def subtract_chips(
         match=matched,
         difference=difference,
         candidates=candidates,
-        quality=judge(
-            chip, template, registration, difference, candidates, config.quality, match=matched
-        ),
+        quality=judge(chip, template, registration, difference, candidates, config.quality, match=matched),
         limiting_flux=limiting_flux(difference),
     )
 
