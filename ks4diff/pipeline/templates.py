@@ -22,7 +22,8 @@ from ks4diff.stages.footprint import (
     rank_tiles,
     unit_vectors,
 )
-from ks4diff.stages.mosaic import MARGIN_PIX, fill_from, make_part, missing, positions_in
+from ks4diff.stages.mosaic import MARGIN_PIX, fill_from, missing, positions_in
+from ks4diff.stages.tile_part import make_part
 
 log = logging.getLogger(__name__)
 

@@ -81,7 +81,8 @@ class TilePart:
     """A rectangle of a tile, or of a mosaic of tiles, on one pixel grid.
 
     ``image`` has no background; its variance is that of the local sky alone. ``filled`` is the fraction of
-    pixels with data that were resampled from other tiles than the first.
+    pixels with data that were resampled from other tiles than the first. ``gain`` electrons per count as the
+    Poisson noise of one pixel shows it, None where the stack does not tell.
     """
 
     image: MaskedImage
@@ -94,6 +95,7 @@ class TilePart:
     band: str
     fwhm_pix: float | None
     filled: float = 0.0
+    gain: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
