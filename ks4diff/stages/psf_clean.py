@@ -1,0 +1,110 @@
+"""Stars that show the PSF: their noise, who of them is none, and the light that is not theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from ks4diff.numerics.psf_modes import radii
+from ks4diff.products.cells import Cells, cell_grid
+from ks4diff.stages.psf_stars import Sample
+
+MODEL_FLOOR = 0.01  # of the peak: what centring and sampling add to a star's own noise
+WIDTH_FLOOR = 0.02  # of the peak: stars of a 512 px square may differ by so much at a border of a stack
+GROUP_PIX = 512.0  # of stars that share their noise and their place
+
+
+def stamp_variance(sample: Sample, psf: np.ndarray) -> np.ndarray:
+    """Return float32 [k, ...]: the variance of stamps about a model ``psf`` [...] of sum 1."""
+    return sample.variance(psf) + np.float32(MODEL_FLOOR) ** 2 * (psf.astype(np.float32) ** 2 + 1e-12)
+
+
+def star_weights(sample: Sample, psf: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """Return float64 [k]: the weight of each star, one for all pixels: of a typical core pixel."""
+    return 1.0 / stamp_variance(sample, psf[core]).mean(axis=1, dtype=np.float64)
+
+
+def weighted_mean(sample: Sample, psf: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """Return float64 [n, n]: the mean stamp; pixels far off their median do not count."""
+    middle = np.median(sample.stamps, axis=0)
+    off = sample.stamps - middle
+    spread = 1.4826 * np.median(np.abs(off), axis=0)
+    keep = sample.known & (np.abs(off) <= 3.5 * spread + 1e-12)
+    weight = star_weights(sample, psf, core).astype(np.float32)[:, None, None] * keep
+    total = weight.sum(axis=0, dtype=np.float64)
+    return middle + (weight * off).sum(axis=0, dtype=np.float64) / np.maximum(total, 1e-30)
+
+
+def groups(sample: Sample, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Return (the 512 px square of each star, how many there are)."""
+    squares = Cells(values=np.zeros(cell_grid(shape, GROUP_PIX)), shape=shape)
+    j, i = squares.cell_of(sample.x, sample.y)
+    return j * squares.values.shape[1] + i, squares.values.size
+
+
+def as_wide_as_neighbours(
+    sample: Sample, psf: np.ndarray, core: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Return bool [k]: which stars are as broad as most around them.
+
+    Width is the strength of the PSF's Laplacian in the stamp, as a fraction of the peak; that of the stars of
+    a square is the middle of the shorter half of all values, which galaxies on one side do not shift.
+    """
+    broader = ndimage.laplace(psf)
+    broader /= -broader[psf.shape[0] // 2, psf.shape[0] // 2] / psf.max()
+    noise = stamp_variance(sample, psf[core])
+    weight = 1.0 / noise
+    p, b = psf[core], broader[core]
+    off = sample.stamps[:, core] - p
+    # freed of the flux
+    pp, pb, bb = (weight * p * p).sum(1), (weight * p * b).sum(1), (weight * b * b).sum(1)
+    po, bo = (weight * off * p).sum(1), (weight * off * b).sum(1)
+    det = bb - pb * pb / pp
+    value = (bo - po * pb / pp) / det
+    tolerance = 3 * np.sqrt(1 / det + WIDTH_FLOOR**2)
+    keep = np.ones(len(value), dtype=bool)
+    everywhere = _shorter_half(value)
+    group, n = groups(sample, shape)
+    for g in range(n):
+        own = np.flatnonzero(group == g)
+        # six show where most are
+        middle = _shorter_half(value[own]) if len(own) >= 6 else everywhere
+        wide = tolerance[own] if len(own) >= 6 else 3 * tolerance[own]
+        keep[own] = np.abs(value[own] - middle) <= wide
+    return keep
+
+
+def _shorter_half(values: np.ndarray) -> float:
+    """Return the middle of the shortest interval that holds half of the values."""
+    ordered = np.sort(values)
+    h = (len(ordered) + 1) // 2
+    width = ordered[h - 1 :] - ordered[: len(ordered) - h + 1]
+    k = int(np.argmin(width))
+    return float(np.median(ordered[k : k + h]))
+
+
+def calibrated(sample: Sample, psf: np.ndarray, fwhm: float) -> Sample:
+    """Return the sample without the pedestal of unseen neighbours and of the background's error.
+
+    It is the same light around every star: over the flux, it falls with 1 / flux while the PSF's own wings
+    stay, so a regression on 1 / flux tells one from the other.
+    """
+    n = psf.shape[0]
+    ring = radii(n) > min(2.5 * fwhm, 0.6 * (n // 2))
+    level = np.median(np.where(sample.known, sample.stamps, psf.astype(np.float32))[:, ring], axis=1)
+    faintness = 1 / sample.flux
+    weight = sample.flux**2 / sample.sky
+    weight = np.minimum(weight, 16 * np.median(weight))
+    low, high = np.percentile(sample.flux, (10, 90))
+    if len(sample.x) < 30 or high < 3 * low:
+        return sample
+    keep = np.ones(len(level), dtype=bool)
+    for _ in range(4):
+        w = weight * keep
+        mf, ml = np.average(faintness, weights=w), np.average(level, weights=w)
+        spread = np.average((faintness - mf) ** 2, weights=w)
+        slope = np.average((faintness - mf) * (level - ml), weights=w) / spread
+        off = (level - ml - slope * (faintness - mf)) * np.sqrt(weight)
+        keep = np.abs(off) <= 3 * 1.4826 * np.median(np.abs(off))
+    stamps = sample.stamps - (slope * faintness).astype(np.float32)[:, None, None]
+    return Sample(**{**vars(sample), "stamps": stamps})

@@ -1,0 +1,22 @@
+"""What can be set about PSFs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PsfConfig:
+    """How PSFs are measured from stars."""
+
+    radius_fwhm: float = 3.5  # stamp half-width of one PSF: a Moffat beyond holds 1 % of its light
+    field_radius_fwhm: float = 4.5  # the same of a PSF that varies: many stars hold its wings
+    max_stars: int = 80  # brightest clean ones, of one PSF
+    min_stars: int = 4
+    max_modelled: int = 4000  # neighbours fitted together for one PSF, brightest first
+    rounds: int = 4
+    clip_sigma: float = 3.5
+    stars_per_cell: int = 80  # clean ones measured per 1024 px square; 40 of S/N 100 give 0.3 % of the peak
+    max_modes: int = 6  # patterns of change: width, two of ellipticity, two of coma, one more
+    max_order: int = 3  # of the amplitudes' polynomial over the image
+    node_pix: float = 256.0  # of the amplitudes' map
