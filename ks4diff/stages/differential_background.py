@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ks4diff.numerics.levels import levels, paint_discs
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.errors import SkipChip
+from ks4diff.stages.amplifier_levels import AmplifierLevelConfig, amplifier_levels
 
 WORKERS = 2
 
@@ -30,7 +31,7 @@ class BackgroundMatchConfig:
     farthest_fwhm: float = 20.0  # but no farther
     least_pixels: int = 500  # of a cell's piece on one amplifier
     reach_cells: float = 1.5  # over which background structure is alike
-    level_sigma: float = 4.0  # an amplifier's level less significant is none
+    steps: AmplifierLevelConfig = field(default_factory=AmplifierLevelConfig)
     most_poor: float = 0.5  # with more cells too full of sources than this, sources decide
 
 
@@ -67,10 +68,10 @@ def differential_background(
 ) -> DifferentialBackground:
     """Return science / factor - scale * template where neither image shows a source.
 
-    Clipped means of cells, cut at the borders of ``amplifiers`` ((x0, x1, y0, y1), factor). A polynomial and
-    the levels of those amplifiers that stand out are fitted to them; what is left is followed as far as
-    neighbouring cells agree: the mean of a Gaussian process whose variance is their mean product, so that a
-    cell's own noise, which its neighbours do not share, is not injected.
+    Steps at the borders of ``amplifiers`` ((x0, x1, y0, y1), factor) make their levels. Clipped means of
+    cells, cut there, are fitted by a polynomial; what is left is followed as far as neighbouring cells agree:
+    the mean of a Gaussian process whose variance is their mean product, so that a cell's own noise, which its
+    neighbours do not share, is not injected.
 
     Raises
     ------
@@ -81,75 +82,91 @@ def differential_background(
     shape = chip.image.shape
     size = config.cell_pix if min(shape) >= config.small_pix else config.small_cell_pix
     grid = cell_grid(shape, size)
-    pieces = _measured(chip, template, scale, amplifiers, grid, config)
+    parts = list(amplifiers) or [((0, shape[1], 0, shape[0]), 1.0)]
+    measure = _measurer(chip, template, scale, parts, config)
+    boxes = [box for box, _ in parts]
+    level, level_error = amplifier_levels(measure, boxes, config.steps)
+    pieces = _pieces(measure, shape, parts, grid, config)
+    pieces = replace(pieces, level=pieces.level - level[pieces.amplifier])
     found = np.unique(pieces.cell)
     if len(found) < (1 - config.most_poor) * grid[0] * grid[1]:
         raise SkipChip("sources leave too little sky", cells=float(len(found)))
     u, v = pieces.centres(shape)
     degree = min(config.degree, max(int(np.sqrt(len(found))) - 1, 0))
     design = polynomial.design(u, v, degree)
-    solution, covariance, chosen, strips = _fitted(design, pieces, len(amplifiers), config)
-    n = design.shape[1]
-    left = pieces.level - np.concatenate([design, strips[:, chosen]], axis=1) @ solution
+    solution, covariance = _robust(design, pieces)
     cells = Cells(values=np.zeros(grid), shape=shape)
     mx, my = cells.middles()
     at = polynomial.design(2 * (mx + 0.5) / shape[1] - 1, 2 * (my + 0.5) / shape[0] - 1, degree)
-    own, own_error = _followed(_merged(left, pieces, grid), grid, config)
-    error = np.sqrt(np.einsum("ij,jk,ik->i", at, covariance[:n, :n], at) + own_error**2)
-    steps = [(0.0, float("nan"))] * len(amplifiers)
-    for k, which in enumerate(chosen):
-        steps[which] = (float(solution[n + k]), float(np.sqrt(covariance[n + k, n + k])))
-    for k in set(range(len(amplifiers))) - set(chosen):
-        on = pieces.amplifier == k
-        steps[k] = (0.0, float(1 / np.sqrt((1 / pieces.error[on] ** 2).sum())) if on.any() else float("nan"))
+    own, own_error = _followed(_merged(pieces.level - design @ solution, pieces, grid), grid, config)
+    error = np.sqrt(np.einsum("ij,jk,ik->i", at, covariance, at) + own_error**2)
     return DifferentialBackground(
-        background=Cells(values=(at @ solution[:n] + own).reshape(grid).astype(np.float32), shape=shape),
+        background=Cells(values=(at @ solution + own).reshape(grid).astype(np.float32), shape=shape),
         error=Cells(values=error.reshape(grid).astype(np.float32), shape=shape),
-        levels=tuple(steps),
+        levels=tuple(zip(level.tolist(), level_error.tolist(), strict=True)) if amplifiers else (),
     )
 
 
-def _measured(chip, template, scale: Cells, amplifiers, grid, config) -> _Pieces:
-    """Return the pieces that hold enough sky, measured in threads over rows of cells."""
-    shape = chip.image.shape
-    whole = ((0, shape[1], 0, shape[0]), 1.0)
-    parts = list(amplifiers) or [whole]
-    bands: dict[int, list[tuple[int, int, int, int, int, int]]] = {}
+def _pieces(measure, shape, parts, grid, config) -> _Pieces:
+    """Return the cells, cut at the borders of amplifiers, that hold enough sky."""
+    boxes = []
     for j, i, rows, columns in Cells(values=np.zeros(grid), shape=shape).boxes():
         for k, ((x0, x1, y0, y1), _) in enumerate(parts):
             box = (max(x0, columns.start), min(x1, columns.stop), max(y0, rows.start), min(y1, rows.stop))
             if box[0] < box[1] and box[2] < box[3]:
-                bands.setdefault(j, []).append((*box, j * grid[1] + i, k))
+                boxes.append((*box, k, j * grid[1] + i))
+    table = np.array(boxes, dtype=np.int64)
+    level, error = measure(table[:, :5])
+    kept = np.isfinite(level)
+    return _Pieces(
+        boxes=table[kept, :4],
+        cell=table[kept, 5],
+        amplifier=table[kept, 4],
+        level=level[kept],
+        error=error[kept],
+    )
+
+
+def _measurer(chip, template, scale: Cells, parts, config):
+    """Return a function from boxes [k, 5] (x0, x1, y0, y1, amplifier) to (level, error), NaN without sky."""
     radius = _mask_radius(chip, template, config)
     factors = np.array([factor for _, factor in parts])
     inflation = _inflation(chip, template, scale, config.every_row)
+    shape = chip.image.shape
 
-    def one(band: list) -> tuple[np.ndarray, np.ndarray]:
-        pieces = np.array(band, dtype=np.int64)
-        low, high = int(pieces[:, 2].min()), int(pieces[:, 3].max())
+    def band(boxes: np.ndarray) -> np.ndarray:
+        low, high = int(boxes[:, 2].min()), int(boxes[:, 3].max())
         rows = slice(low, high)
         masked = (chip.image.flags[rows] != 0) | (template.image.flags[rows] != 0)
         if chip.sky is not None:
             masked |= ~chip.sky[rows]
         near = (chip.stars.y > low - radius) & (chip.stars.y < high + radius)
         paint_discs(masked, chip.stars.x[near], chip.stars.y[near] - low, radius[near])
-        boxes = pieces[:, :4] - np.array([0, 0, low, low])
-        factor = factors[pieces[:, 5]]
-        own = scale.at((pieces[:, 0] + pieces[:, 1]) / 2, (pieces[:, 2] + pieces[:, 3]) / 2)
+        factor = factors[boxes[:, 4]]
+        own = scale.at((boxes[:, 0] + boxes[:, 1]) / 2, (boxes[:, 2] + boxes[:, 3]) / 2)
+        inner = boxes[:, :4] - np.array([0, 0, low, low])
         data, other = chip.image.data[rows], template.image.data[rows]
-        found = levels(data, other, masked, boxes, own * factor, every=config.every_row)
-        return pieces, found / np.stack([factor, factor, np.ones_like(factor)])
+        return levels(data, other, masked, inner, own * factor, every=config.every_row) / np.stack(
+            [factor, factor, np.ones_like(factor)]
+        )
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        done = list(pool.map(one, bands.values()))
-    pieces = np.concatenate([d[0] for d in done])
-    level, spread, count = np.concatenate([d[1] for d in done], axis=1)
-    with np.errstate(invalid="ignore"):
-        enough = np.isfinite(level) & (count >= config.least_pixels) & (spread > 0)
-    error = spread[enough] * np.sqrt(inflation / count[enough])
-    kept = pieces[enough]
-    amplifier = kept[:, 5] if amplifiers else np.full(len(kept), -1)
-    return _Pieces(boxes=kept[:, :4], cell=kept[:, 4], amplifier=amplifier, level=level[enough], error=error)
+    def measure(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inside = boxes.copy()
+        inside[:, :2] = np.clip(boxes[:, :2], 0, shape[1])
+        inside[:, 2:4] = np.clip(boxes[:, 2:4], 0, shape[0])
+        starts = np.unique(inside[:, 2])
+        groups = [np.flatnonzero(inside[:, 2] == start) for start in starts]
+        out = np.empty((3, len(boxes)))
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for group, found in zip(groups, pool.map(lambda g: band(inside[g]), groups), strict=True):
+                out[:, group] = found
+        level, spread, count = out
+        with np.errstate(invalid="ignore"):
+            enough = np.isfinite(level) & (count >= config.least_pixels) & (spread > 0)
+            error = spread * np.sqrt(inflation / np.maximum(count, 1))
+        return np.where(enough, level, np.nan), np.where(enough, error, np.nan)
+
+    return measure
 
 
 def _mask_radius(chip: CalibratedChip, template: AlignedTemplate, config) -> np.ndarray:
@@ -173,34 +190,8 @@ def _inflation(chip, template, scale: Cells, every: int) -> float:
     return total / weight
 
 
-def _fitted(design, pieces: _Pieces, count: int, config):
-    """Return (solution, covariance, chosen amplifiers, membership): polynomial and significant levels."""
-    strips = (pieces.amplifier[:, None] == np.arange(count)[None, :]).astype(float)
-    chosen: list[int] = []
-    while True:
-        full = np.concatenate([design, strips[:, chosen]], axis=1)
-        solution, covariance, sigma = _robust(full, pieces)
-        if len(chosen) >= count - 1:
-            break
-        residual = pieces.level - full @ solution
-        best, found = config.level_sigma, None
-        for k in set(range(count)) - set(chosen):
-            on = strips[:, k] > 0
-            if on.sum() < 4:
-                continue
-            # pieces of one amplifier share the structure that the polynomial lacks: half of them count
-            error = 1.2533 * float(np.median(sigma[on])) / np.sqrt(on.sum() / 2)
-            pull = abs(float(np.median(residual[on]))) / error
-            if pull > best:
-                best, found = pull, k
-        if found is None:
-            break
-        chosen.append(found)
-    return solution, covariance, chosen, strips
-
-
-def _robust(design: np.ndarray, pieces: _Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (solution, covariance, sigma of each piece) by Huber's weights, scatter beyond noise allowed."""
+def _robust(design: np.ndarray, pieces: _Pieces) -> tuple[np.ndarray, np.ndarray]:
+    """Return (solution, covariance) by Huber's weights, scatter beyond noise allowed."""
     scatter, solution = 0.0, np.zeros(design.shape[1])
     solution[0] = np.median(pieces.level)
     for _ in range(10):
@@ -213,7 +204,7 @@ def _robust(design: np.ndarray, pieces: _Pieces) -> tuple[np.ndarray, np.ndarray
         normal += 1e-9 * np.diag(np.diag(normal).clip(1e-30))
         covariance = np.linalg.inv(normal)
         solution = covariance @ (design.T @ (weight * pieces.level))
-    return solution, covariance, sigma
+    return solution, covariance
 
 
 def _merged(left: np.ndarray, pieces: _Pieces, grid) -> tuple[np.ndarray, np.ndarray]:
