@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from astropy.wcs import WCS
+
+from ks4diff.io.ahead import read_ahead_folder
 from ks4diff.io.atomic import atomic_write_bytes
 from ks4diff.io.calibrations import load_masters
 from ks4diff.io.exposures import find_exposures
@@ -18,6 +21,7 @@ from ks4diff.io.packets import alert_record
 from ks4diff.io.scratch import park, parked
 from ks4diff.io.sinks import AlertSink, DeliverySummary
 from ks4diff.io.templates import TemplateStore
+from ks4diff.io.tile_tables import read_distortions
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.deliver import write_candidates, write_difference
 from ks4diff.pipeline.isolate import Isolated, isolated
@@ -29,7 +33,7 @@ from ks4diff.products.errors import SkipChip
 from ks4diff.products.exposure import ExposureFiles
 from ks4diff.products.ids import CHIPS
 from ks4diff.products.subtracted import without_pixels
-from ks4diff.stages.astrometry import nominal_wcs
+from ks4diff.stages.astrometry import first_wcs
 from ks4diff.stages.cosmics import cleaned
 from ks4diff.stages.footprint import chip_footprint
 from ks4diff.stages.mosaic import as_template
@@ -216,6 +220,13 @@ def finish(
     return ExposureOutcome(report=report, records=records, delivery=delivery)
 
 
+def _first_wcs(raw: RawChip, ahead: str) -> WCS | None:
+    """Return the chip's WCS before its stars are seen, by .ahead files where a folder of them is given."""
+    if ahead:
+        return first_wcs(raw, read_ahead_folder(Path(ahead)), "ahead")
+    return first_wcs(raw, read_distortions())
+
+
 def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: PipelineConfig) -> PairResult:
     """Return what changed on one chip since its template.
 
@@ -228,8 +239,7 @@ def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: Pipeline
 
     """
     raw = read_exposure_chip(files, chip)
-    if raw.wcs is None:
-        raw = replace(raw, wcs=nominal_wcs(raw))
+    raw = replace(raw, wcs=_first_wcs(raw, config.register.ahead))
     if raw.wcs is None:
         raise SkipChip("the header gives no position to look a template up by")
     masters = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
-from astropy.coordinates import SkyCoord
-from astropy.wcs import WCS
-from astropy.wcs.utils import fit_wcs_from_points
+from astropy.wcs import WCS, Sip
 
+from ks4diff.numerics import polynomial
 from ks4diff.products.chip import CalibratedChip, RawChip
 from ks4diff.products.registration import Registration
 from ks4diff.stages.register import template_position
@@ -20,8 +21,20 @@ CHIP_CENTRE_DEG = {  # east and north of the mosaic's centre, from the same (CTI
     "N": (0.533, -0.562),
     "T": (-0.533, -0.562),
 }
+FULL_SIZE = (9216, 9232)  # columns, rows of a KMTNet chip
+# CRPIX of raw headers once the strips are assembled: all chips' point at the mosaic's centre
+HEADER_CRPIX = {"M": (9445, -466), "K": (-231, -466), "N": (9445, 9698), "T": (-231, 9698)}
+HEADER_SCALE_DEG = 0.00011122  # of raw headers, degrees per pixel; solved ones have 0.00010978
 GRID = 24  # positions a side through which the WCS is fitted
-SIP_DEGREE = 4  # one more than the registration's: a cubic of pixels seen through the tangent projection
+SIP_DEGREE = 7  # as the registration of a KMTNet chip
+
+
+class TpvSolution(Protocol):
+    """A chip's known distortion: CRPIX, CD [2, 2] in degrees per pixel, PV coefficients by axis and term."""
+
+    crpix: tuple[float, float]
+    cd: np.ndarray
+    pv: tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def solved(chip: CalibratedChip, registration: Registration, template: RawChip, flux_scale: float) -> RawChip:
@@ -65,20 +78,99 @@ def nominal_wcs(raw: RawChip) -> WCS | None:
     return wcs
 
 
+def first_wcs(
+    raw: RawChip, solutions: Mapping[tuple[str, str], TpvSolution], name: str = "wcs"
+) -> WCS | None:
+    """Return the best WCS that a KMTNet chip has before its stars are seen, None when it has none.
+
+    The chip's known distortion about the claimed pointing: wrong by the pointing's 2 arcminutes and the
+    camera's angle, but hardly by anything else. A WCS that the file's own solver made stays, and so does
+    that of other instruments. The site "any" serves those without a solution of their own. ``name`` becomes
+    WCSNAME, by which `register` tells where its first guess came from.
+    """
+    solved_before = raw.wcs is not None and not _is_raw_header(raw.wcs)
+    solution = solutions.get((str(raw.site), raw.chip), solutions.get(("any", raw.chip)))
+    if raw.exposure is None or solved_before or solution is None:
+        return raw.wcs if raw.wcs is not None else nominal_wcs(raw)
+    pointing = raw.pointing if raw.wcs is None else tuple(raw.wcs.wcs.crval)
+    if pointing is None:
+        return None
+    x0, y0 = _corner(raw)
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TPV", "DEC--TPV"]
+    wcs.wcs.crval = list(pointing)
+    wcs.wcs.crpix = [solution.crpix[0] - x0, solution.crpix[1] - y0]
+    wcs.wcs.cd = solution.cd
+    wcs.wcs.radesys = "ICRS"
+    wcs.wcs.set_pv([(axis, k, v) for axis in (1, 2) for k, v in enumerate(solution.pv[axis - 1])])
+    wcs.wcs.name = name
+    wcs.wcs.set()
+    wcs.pixel_shape = raw.data.shape[::-1]
+    return wcs
+
+
+def _is_raw_header(wcs: WCS) -> bool:
+    """Return whether this is the plain TAN of a raw header or of one rewritten before any solution."""
+    plain = wcs.sip is None and all(str(kind).endswith("TAN") for kind in wcs.wcs.ctype)
+    scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))))
+    # 1.2 %: the survey's own intermediate files say 0.00011
+    return plain and abs(scale / HEADER_SCALE_DEG - 1) < 0.0122
+
+
+def _corner(raw: RawChip) -> tuple[float, float]:
+    """Return the pixel of the full chip at which a cut-out starts: by its CRPIX, else it is in the middle."""
+    rows, columns = raw.data.shape
+    room = (FULL_SIZE[0] - columns, FULL_SIZE[1] - rows)
+    if raw.wcs is not None:
+        corner = [
+            float(known - own) for known, own in zip(HEADER_CRPIX[raw.chip], raw.wcs.wcs.crpix, strict=True)
+        ]
+        if all(-64 <= at <= free + 64 for at, free in zip(corner, room, strict=True)):
+            return corner[0], corner[1]
+    return room[0] / 2, room[1] / 2
+
+
 def chip_wcs(shape: tuple[int, int], registration: Registration, template: WCS) -> WCS:
-    """Return the TAN-SIP WCS of an image of ``shape`` (rows, columns) registered to a template."""
+    """Return the TAN-SIP WCS of an image of ``shape`` (rows, columns) registered to a template.
+
+    Within 0.005 px of the registration seen through the template's WCS, corners included.
+    """
     rows, columns = shape
-    x, y = (
-        axis.ravel()
-        for axis in np.meshgrid(np.linspace(0, columns - 1, GRID), np.linspace(0, rows - 1, GRID))
+    # Chebyshev nodes: a polynomial through equal steps is worst in the corners
+    t = 0.5 - 0.5 * np.cos(np.pi * np.arange(GRID) / (GRID - 1))
+    x, y = (axis.ravel() for axis in np.meshgrid(t * (columns - 1), t * (rows - 1)))
+    middle = np.array([(columns - 1) / 2, (rows - 1) / 2])
+    sky = template.all_pix2world(*template_position(registration, x, y), 0)
+    crval = np.concatenate(
+        template.all_pix2world(*template_position(registration, middle[:1], middle[1:]), 0)
     )
-    ra, dec = template.all_pix2world(*template_position(registration, x, y), 0)
-    middle = template.all_pix2world(*template_position(registration, [columns / 2], [rows / 2]), 0)
-    centre = SkyCoord(middle[0][0], middle[1][0], unit="deg")
-    sky = SkyCoord(ra, dec, unit="deg")
-    wcs = fit_wcs_from_points((x, y), sky, proj_point=centre, projection="TAN", sip_degree=SIP_DEGREE)
+    # in units of half the image, whose powers are of order one; without a constant, CRPIX being at CRVAL
+    unit = max(rows, columns) / 2
+    design = polynomial.design((x - middle[0]) / unit, (y - middle[1]) / unit, SIP_DEGREE)[:, 1:]
+    terms, *_ = np.linalg.lstsq(design, _tangent(*sky, crval).T, rcond=None)
+    cd = terms[:2].T / unit
+    sip = np.zeros((2, SIP_DEGREE + 1, SIP_DEGREE + 1))
+    for (i, j), term in zip(polynomial.exponents(SIP_DEGREE)[3:], terms[2:], strict=True):
+        sip[:, i, j] = np.linalg.solve(cd, term) / unit ** (i + j)
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
+    wcs.wcs.crval = crval
+    wcs.wcs.crpix = middle + 1
+    wcs.wcs.cd = cd
+    wcs.wcs.radesys = "ICRS"
+    wcs.sip = Sip(sip[0], sip[1], None, None, wcs.wcs.crpix)
+    wcs.wcs.set()
     wcs.pixel_shape = (columns, rows)
     return wcs
+
+
+def _tangent(ra: np.ndarray, dec: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Return float64 [2, n], degrees east and north on the tangent plane at ``centre`` (ra, dec)."""
+    plane = WCS(naxis=2)
+    plane.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    plane.wcs.crval = centre
+    plane.wcs.cdelt = [1.0, 1.0]
+    return np.stack(plane.wcs_world2pix(ra, dec, 0)) + 1.0
 
 
 def pixel_area(registration: Registration, shape: tuple[int, int]) -> float:

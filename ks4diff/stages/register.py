@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from astropy.wcs import WCS
 
-from ks4diff.numerics import pattern, polynomial
-from ks4diff.products.cells import Cells
+from ks4diff.numerics import polynomial
+from ks4diff.numerics.neighbours import mutual_matches
+from ks4diff.numerics.pattern import Limits
+from ks4diff.numerics.pixel_map import PixelMap
 from ks4diff.products.chip import CalibratedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.registration import Registration
+from ks4diff.stages.register_cells import CellConfig, refined, verdicts
+from ks4diff.stages.register_fit import Fit, FitConfig, fit_map
+from ks4diff.stages.register_guess import Guess, Lists, guesses, settled, star_lists, verified
+from ks4diff.stages.starting_map import sky_turn, through_sky
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterConfig:
     """Limits of the unknown geometry and of what is believed."""
 
-    max_scale: float = 0.02  # fraction by which the two pixel scales may differ
+    ahead: str = ""  # folder of SCAMP .ahead files to start KMTNet chips from; "" takes our own table
+    max_scale: float = 0.05  # fraction; KMTNet's outer corners are 4.4 % finer than a 0.4" tile
     max_rotation_deg: float = 2.0
-    depths: tuple[int, ...] = (30, 60, 120, 240)  # brightest stars tried in turn as patterns
-    max_stars: int = 5000  # brightest; with many more, a wrong neighbour is always within the radius
+    wcs_scale: float = 0.015  # by which the scale may differ from what two WCS imply
+    wcs_rotation_deg: float = 1.5  # KMTNet chips are turned by up to 1 degree
+    wcs_shift_pix: float = 700.0  # 2 arcminutes of pointing, and 1 degree about a centre 1.5 degrees away
+    depths: tuple[int, ...] = (50, 150, 400)  # brightest science stars that vote, in turn
     match_radius_pix: float = 2.5
-    accept_log_chance: float = -25.0  # ln of the odds that an accepted match is chance
-    min_matched: int = 6
-    sure_fraction: float = 0.5  # of the shorter list: with so many matched no other guess is tried
-    max_degree: int = 3
-    stars_per_term: int = 6  # a polynomial term must be held by this many stars
-    clip_sigma: float = 3.0
+    accept_log_chance: float = -12.0  # ln of the odds of chance, after counting every map that was tried
+    min_share: float = 0.1  # of the bright stars on the template; clumps match by more than random chance
+    min_matched: int = 15
+    min_matched_small: int = 6  # of images smaller than one 1k cell: parts and test frames
+    sure_fraction: float = 0.5  # of the stars that could match; with so many no other guess is tried
+    grow_stars: int = 4000  # brightest, with which the map grows to the corners; then all stars count
+    fit: FitConfig = field(default_factory=FitConfig)
+    cells: CellConfig = field(default_factory=CellConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A map that was grown to all stars, its pairs as rows of the lists."""
+
+    fit: Fit
+    pairs: tuple[np.ndarray, np.ndarray]
+    method: str
+
+    @property
+    def n(self) -> int:
+        return int((self.fit.weight > 0).sum())
 
 
 def register(science: CalibratedChip, template: CalibratedChip, config: RegisterConfig) -> Registration:
     """Return the map from science to template pixels, by the stars that both images show.
 
-    First guesses are tried in order: both WCS, no shift at all, then star patterns. Those whose matches
-    cannot be chance are refined, until one holds a fair share of all stars: a guess that is right in one
-    corner alone is not chance either, and only a better one tells. Else the one with most matches is taken.
+    First guesses are tried in order: both WCS, the same moved as the stars vote, no shift at all, then votes
+    alone. Those whose matches cannot be chance are grown to all stars, until one holds a fair share of all
+    that could match: a guess that is right in one corner alone is not chance either, and only a better one
+    tells. Else the one with most matches is taken. ``rms_pix`` of the answer is weighted by the stars'
+    inverse variance, so that faint stars' own noise does not hide what bright ones tell.
 
     Raises
     ------
@@ -44,173 +69,160 @@ def register(science: CalibratedChip, template: CalibratedChip, config: Register
         When no guess matches: the images show different fields, or too few stars in common.
 
     """
-    n = config.max_stars
-    a = np.stack([science.stars.x[:n], science.stars.y[:n]], axis=1)
-    b = np.stack([template.stars.x[:n], template.stars.y[:n]], axis=1)
-    shape = science.image.shape
-    found, best = None, 0
-    for method, guess in _guesses(a, b, shape, (science.raw.wcs, template.raw.wcs), config):
-        pairs, log_chance = _verify(guess, a, b, template.image.shape, config)
-        best = max(best, len(pairs[0]))
-        if not (log_chance < config.accept_log_chance and len(pairs[0]) >= config.min_matched):
+    lists = star_lists(science, template, through_wcs(science, template))
+    found, most = None, 0
+    for guess in guesses(lists, _limits(config), config.depths, config.match_radius_pix):
+        start, n_bright, log_chance = verified(guess, config.match_radius_pix, config.min_share)
+        most = max(most, n_bright)
+        if log_chance > config.accept_log_chance:
             continue
-        grown = _grown(a, b, pairs, shape, method, config)
-        if found is None or grown.n_matched > found.n_matched:
+        if guess.from_wcs:
+            start = _turned(start, science, template, guess.lists, config)
+        grown = _grown(start, lists, guess.method, config)
+        if grown is None or not _plausible(grown, guess, lists):
+            continue
+        if found is None or grown.n > found.n:
             found = grown
-        if found.n_matched >= config.sure_fraction * min(len(a), len(b)):
+        if found.n >= config.sure_fraction * _could_match(found, lists):
             break
-    if found is not None:
-        return found
-    raise SkipChip(
-        "the two images do not show the same stars",
-        n_science=float(len(a)),
-        n_template=float(len(b)),
-        n_matched=float(best),
+    if found is None:
+        raise SkipChip(
+            "the two images do not show the same stars",
+            n_science=float(len(lists.a)),
+            n_template=float(len(lists.b)),
+            n_matched=float(most),
+        )
+    small = lists.shape[0] * lists.shape[1] < 1024**2
+    needed = config.min_matched_small if small else config.min_matched
+    if found.n < needed:
+        raise SkipChip(
+            "too few stars in common for a registration", n_matched=float(found.n), n_required=float(needed)
+        )
+    return _product(found, lists, config)
+
+
+def through_wcs(science: CalibratedChip, template: CalibratedChip) -> PixelMap | None:
+    """Return the map that the two headers imply, None without two usable WCS."""
+    if science.raw.wcs is None or template.raw.wcs is None:
+        return None
+    return through_sky(science.raw.wcs, template.raw.wcs, science.image.shape)
+
+
+def _limits(config: RegisterConfig) -> tuple[Limits, Limits]:
+    """Return what is unknown beside the WCS, and without them: then any overlap is tried."""
+    return (
+        Limits(
+            scale=config.wcs_scale,
+            rotation=float(np.radians(config.wcs_rotation_deg)),
+            shift=config.wcs_shift_pix,
+        ),
+        Limits(scale=config.max_scale, rotation=float(np.radians(config.max_rotation_deg)), shift=np.inf),
     )
 
 
-def _guesses(a, b, shape, wcs, config):
-    """Yield (method, affine [2, 3]) first guesses, cheapest first."""
-    if wcs[0] is not None and wcs[1] is not None:
-        guess = _from_wcs(wcs[0], wcs[1], shape)
-        if guess is not None:
-            yield "wcs", guess
-    yield "identity", np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    limits = {"max_scale": config.max_scale, "max_rotation": np.radians(config.max_rotation_deg)}
-    for depth in config.depths:
-        for p, q, tx, ty in pattern.propose(a[:depth], b[:depth], **limits):
-            yield "pattern", np.array([[p, -q, tx], [q, p, ty]])
-        if depth >= max(len(a), len(b)):
-            break
+def _turned(
+    start: PixelMap,
+    science: CalibratedChip,
+    template: CalibratedChip,
+    lists: Lists,
+    config: RegisterConfig,
+) -> PixelMap:
+    """Return the map that the two WCS imply once the pointing is put right, where stars agree with it.
+
+    An affine map of wrong pixels has the distortion in the wrong place; a rotation of the sky has not.
+    """
+    wcs = science.raw.wcs, template.raw.wcs
+    turn = sky_turn(start, *wcs, lists.shape)
+    exact = None if turn is None else through_sky(*wcs, lists.shape, turn)
+    if exact is None:
+        return start
+    again, pairs = settled(exact, lists, 4 * config.match_radius_pix, config.match_radius_pix)
+    _, before = settled(start, lists, config.match_radius_pix, config.match_radius_pix)
+    return again if len(pairs[0]) >= len(before[0]) else start
 
 
-def _from_wcs(science: WCS, template: WCS, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return the affine map that the two headers imply, or None when it is not finite."""
-    rows, columns = shape
-    x = np.array([0.0, columns - 1, 0.0, columns - 1, columns / 2])
-    y = np.array([0.0, 0.0, rows - 1, rows - 1, rows / 2])
-    tx, ty = template.all_world2pix(*science.all_pix2world(x, y, 0), 0, quiet=True)
-    if not (np.isfinite(tx).all() and np.isfinite(ty).all()):
-        return None
-    design = np.stack([x, y, np.ones_like(x)], axis=1)
-    solution, *_ = np.linalg.lstsq(design, np.stack([tx, ty], axis=1), rcond=None)
-    return solution.T
+def _grown(start: PixelMap, lists: Lists, method: str, config: RegisterConfig) -> _Found | None:
+    """Return the registration through all stars that it matches itself, starting from a first guess.
 
-
-def _affine(guess: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ guess[:, :2].T + guess[:, 2]
-
-
-def _verify(guess, a, b, template_shape, config):
-    """Return ((i, j), ln chance): the matches of a guess after one affine refit, and their odds."""
-    n = 300  # enough to decide, few enough to try a hundred guesses a second
-    rows, columns = template_shape
-    radius = max(3.0 * config.match_radius_pix, 0.004 * max(template_shape))
-    expected = np.sqrt(abs(np.linalg.det(guess[:, :2])))  # two WCS may differ in scale as they like
-    for step in range(4):
-        moved = _affine(guess, a[:n])
-        i, j = pattern.mutual_matches(moved, b[:n], radius)
-        if len(i) < 4:
-            return (i, j), 0.0
-        if step < 3:
-            guess = _fit_affine(a[i], b[j], guess)
-            radius = max(radius / 2, config.match_radius_pix)
-    inside = (moved > -radius).all(axis=1) & (moved[:, 0] < columns + radius) & (moved[:, 1] < rows + radius)
-    scale = np.sqrt(abs(np.linalg.det(guess[:, :2])))
-    if abs(scale / expected - 1) > 1.5 * config.max_scale:
-        return (i, j), 0.0
-    log_chance = pattern.log_chance(len(i), int(inside.sum()), min(len(b), n), float(rows * columns), radius)
-    # all stars now, with the guess that the bright ones refined
-    i, j = pattern.mutual_matches(_affine(guess, a), b, config.match_radius_pix)
-    return (i, j), log_chance
-
-
-def _fit_affine(a: np.ndarray, b: np.ndarray, fallback: np.ndarray) -> np.ndarray:
-    """Return the affine map a -> b by least squares, clipped once at twice the median distance."""
-    design = np.concatenate([a, np.ones((len(a), 1))], axis=1)
-    keep = np.ones(len(a), dtype=bool)
-    solution = fallback.T
-    for _ in range(3):
-        if keep.sum() < 4:
-            return fallback
-        solution, *_ = np.linalg.lstsq(design[keep], b[keep], rcond=None)
-        distance = np.hypot(*(b - design @ solution).T)
-        keep = distance <= 2.5 * np.median(distance[keep]) + 0.05
-    return solution.T
-
-
-def _grown(a, b, pairs, shape, method, config) -> Registration:
-    """Return the registration through all stars that it matches itself, starting from those of a first guess.
-
-    An affine guess matches only the middle of a distorted field; each polynomial through the matches reaches
+    A guess without distortion matches only the middle of a field; each polynomial through the matches reaches
     farther out, until no more stars join.
     """
-    registration = _refine((a, b), pairs, shape, method, config)
-    for _ in range(8):
-        moved = template_position(registration, a[:, 0], a[:, 1]).T
-        i, j = pattern.mutual_matches(moved, b, config.match_radius_pix)
-        if len(i) <= len(pairs[0]):
+    rows = lists.bright(config.grow_stars, deeper=3.0)
+    everything = np.arange(len(lists.a)), np.arange(len(lists.b))
+    radius, near, found, before = config.match_radius_pix, start, None, 0
+    for k in range(12):
+        last = k == 11 or (found is not None and found.n <= 1.01 * before)
+        if last:
+            # a few times the bright stars' scatter: among 100,000 stars a wrong one is never far
+            noise = float(np.median(found.fit.sigma[found.fit.weight > 0]))
+            rows, radius = everything, float(np.clip(6 * noise, min(1.0, radius), radius))
+        before = 0 if found is None else max(found.n, before)
+        i, j = mutual_matches(near.at(lists.a[rows[0]]), lists.b[rows[1]], radius)
+        pairs = rows[0][i], rows[1][j]
+        fit = fit_map(start, near, lists.points(pairs), lists.expected(pairs), radius, config.fit)
+        if fit is None:
+            return None
+        near, found = fit.map, _Found(fit=fit, pairs=pairs, method=method)
+        if last:
             break
-        pairs = (i, j)
-        registration = _refine((a, b), pairs, shape, method, config)
-    return registration
+    return found
 
 
-def _refine(
-    points: tuple[np.ndarray, np.ndarray],
-    index: tuple[np.ndarray, np.ndarray],
-    shape: tuple[int, int],
-    method: str,
-    config: RegisterConfig,
-) -> Registration:
-    """Return the polynomial through the matched stars, clipped until no outlier is left."""
-    science, template = points[0][index[0]], points[1][index[1]]
-    rows, columns = shape
-    centre = ((columns - 1) / 2, (rows - 1) / 2)
-    scale = max(rows, columns) / 2
-    u, v = ((science - centre) / scale).T
-    target = template.T
-    keep = np.ones(len(science), dtype=bool)
-    for _ in range(8):
-        degree = _degree(int(keep.sum()), config)
-        coefficients = polynomial.fit(u[keep], v[keep], target[:, keep], degree)
-        residual = target - polynomial.evaluate(coefficients, u, v, degree)
-        distance = np.hypot(*residual)
-        # the median of a two-dimensional normal's distance is 1.177 sigma
-        limit = config.clip_sigma * float(np.median(distance[keep])) / 1.1774
-        new = distance <= max(limit, 0.02)
-        if (new == keep).all():
-            break
-        keep = new
-    if keep.sum() < config.min_matched:
-        raise SkipChip("too few stars agree on one registration", n_matched=float(keep.sum()))
-    rms = float(np.sqrt(0.5 * (distance[keep] ** 2).mean()))
+def _plausible(found: _Found, guess: Guess, lists: Lists) -> bool:
+    """Return whether a map keeps to the limits of scale and rotation in its middle, and folds nowhere."""
+    u, v = np.meshgrid([-1.0, -0.5, 0.0, 0.5, 1.0], [-1.0, -0.5, 0.0, 0.5, 1.0])
+    size = np.array([lists.shape[1], lists.shape[0]]) / 2
+    points = np.stack([u.ravel(), v.ravel()], axis=1) * (size - 1) + found.fit.map.centre
+    steps = [
+        (m.at(points + d) - m.at(points - d)) / 2 for m in (found.fit.map, guess.base) for d in np.eye(2)
+    ]
+    new, old = np.stack(steps[:2], axis=2), np.stack(steps[2:], axis=2)
+    change = new @ np.linalg.inv(old)
+    determinant = np.linalg.det(change)
+    middle = change[len(change) // 2]
+    scale = float(np.sqrt(abs(np.linalg.det(middle))))
+    angle = float(np.arctan2(middle[1, 0] - middle[0, 1], middle[0, 0] + middle[1, 1]))
+    held = abs(scale - 1) <= 1.1 * guess.limits.scale and abs(angle) <= 1.1 * guess.limits.rotation
+    # over a chip KMTNet's pixels change by 7 % in area
+    return held and bool((np.abs(determinant / determinant[len(determinant) // 2] - 1) < 0.25).all())
+
+
+def _could_match(found: _Found, lists: Lists) -> int:
+    """Return how many stars of the shorter list lie where the other image is."""
+    landed = found.fit.map.at(lists.a)
+    rows, columns = lists.template_shape
+    ours = ((landed >= 0) & (landed < [columns, rows])).all(axis=1)
+    low, high = landed.min(axis=0), landed.max(axis=0)
+    theirs = ((lists.b >= low) & (lists.b <= high)).all(axis=1)
+    return int(min(ours.sum(), theirs.sum()))
+
+
+def _product(found: _Found, lists: Lists, config: RegisterConfig) -> Registration:
+    """Return the registration with its local refinement and its verdicts."""
+    fit, science = found.fit, lists.a[found.pairs[0]]
+    correction = refined(fit, science, lists.shape, config.cells)
+    residual = fit.residual if correction is None else fit.residual - correction.at(*science.T).T
+    kept = fit.weight > 0
+    square = 0.5 * (residual**2).sum(axis=1)
+    rms = np.sqrt(np.average(square[kept], weights=fit.sigma[kept] ** -2))
     return Registration(
-        coefficients=coefficients,
-        degree=degree,
-        centre=centre,
-        scale=scale,
-        n_matched=int(keep.sum()),
-        rms_pix=rms,
-        method=method,
-        pairs=np.stack(index)[:, keep],
-        n_stars=Cells.constant(float(keep.sum()), shape),
-        residual_rms=Cells.constant(rms, shape),
-        error=Cells.constant(rms / np.sqrt(keep.sum()), shape),
-        bad=Cells.constant(0.0, shape),
+        coefficients=fit.map.coefficients,
+        degree=fit.map.degree,
+        centre=fit.map.centre,
+        scale=fit.map.scale,
+        n_matched=int(kept.sum()),
+        rms_pix=float(rms),
+        method=found.method,
+        pairs=np.stack([lists.rows_a[found.pairs[0]], lists.rows_b[found.pairs[1]]])[:, kept],
+        correction=correction,
+        **verdicts(fit, science, residual, lists.shape, config.cells),
     )
-
-
-def _degree(n_stars: int, config: RegisterConfig) -> int:
-    """Return the highest polynomial degree that n_stars can hold, at least 1."""
-    for degree in range(config.max_degree, 1, -1):
-        if n_stars >= config.stars_per_term * len(polynomial.exponents(degree)):
-            return degree
-    return 1
 
 
 def template_position(registration: Registration, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return float64 [2, n]: template pixels of science pixels (x, y)."""
-    u = (np.asarray(x) - registration.centre[0]) / registration.scale
-    v = (np.asarray(y) - registration.centre[1]) / registration.scale
-    return polynomial.evaluate(registration.coefficients, u, v, registration.degree)
+    x, y = np.asarray(x, dtype=np.float64).ravel(), np.asarray(y, dtype=np.float64).ravel()
+    u = (x - registration.centre[0]) / registration.scale
+    v = (y - registration.centre[1]) / registration.scale
+    landed = polynomial.evaluate(registration.coefficients, u, v, registration.degree)
+    return landed if registration.correction is None else landed + registration.correction.at(x, y)

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ks4diff.numerics import pattern
+from ks4diff.numerics.neighbours import mutual_matches
 from ks4diff.products.errors import SkipChip
 from ks4diff.stages.register import RegisterConfig, register, template_position
 from tests.strategies import field, seeds
 
 WIDTH, HEIGHT = 1100, 900
-LIMITS = {"max_scale": 0.02, "max_rotation": np.radians(2.0)}
+LIMITS = pattern.Limits(scale=0.02, rotation=float(np.radians(2.0)), shift=400.0)
 
 
 def sky_pair(rng):
@@ -47,7 +48,12 @@ def chip(points, shape=(HEIGHT, WIDTH)):
     """Return what `register` reads of a calibrated chip."""
     x, y = points.T
     return SimpleNamespace(
-        stars=SimpleNamespace(x=x, y=y), image=SimpleNamespace(shape=shape), raw=SimpleNamespace(wcs=None)
+        stars=SimpleNamespace(x=x, y=y, flux=np.linspace(2000, 1000, len(x))),
+        image=SimpleNamespace(shape=shape),
+        raw=SimpleNamespace(wcs=None),
+        psf=SimpleNamespace(fwhm_pix=3.0),
+        noise=SimpleNamespace(sigma=10.0),
+        gain=1.0,
     )
 
 
@@ -69,21 +75,28 @@ class TestRecovery:
     def test_odds_of_a_true_match_are_far_beyond_the_limit(self):
         science, template, truth = sky_pair(np.random.default_rng(100))
         moved = pattern.apply_similarity(truth[None], science)[0]
-        i, _ = pattern.mutual_matches(moved, template, 2.5)
+        i, _ = mutual_matches(moved, template, 2.5)
         inside = ((moved > 0) & (moved < [WIDTH, HEIGHT])).all(axis=1).sum()
         assert pattern.log_chance(len(i), inside, len(template), WIDTH * HEIGHT, 2.5) < -100
 
-    def test_across_the_turn_of_the_angle(self):
-        """Sides that point along -x have angles near +-180 degrees, which a rotation carries across."""
+    def test_the_best_vote_is_the_true_map(self):
         rng = np.random.default_rng(3)
-        x = np.linspace(50, 1000, 24)
-        science = np.stack([x, 300 + rng.normal(0, 6.0, 24)], axis=1)
-        for angle in (-1.5, 1.5):
-            a, b = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-            truth = np.array([[a, b, 40.0, -60.0]])
+        science = field(rng, 40, WIDTH, HEIGHT)
+        for angle, scale in ((-1.5, 1.015), (1.5, 0.985), (0.0, 1.0)):
+            a, b = scale * np.cos(np.radians(angle)), scale * np.sin(np.radians(angle))
+            truth = np.array([[a, b, 140.0, -160.0]])
             template = pattern.apply_similarity(truth, science)[0]
-            best = pattern.propose(science, template, **LIMITS)[0]
-            np.testing.assert_allclose(best, truth[0], atol=1e-6)
+            best = pattern.propose(science, template, LIMITS, 6.0)[:1]
+            off = pattern.apply_similarity(best, science) - pattern.apply_similarity(truth, science)
+            # half a box of votes, and half a step of scale and rotation at the corners
+            assert np.hypot(*off[0].T).max() < 2 * 6.0
+
+    def test_a_shift_beyond_the_limit_is_not_found(self):
+        science = field(np.random.default_rng(4), 40, WIDTH, HEIGHT)
+        limits = pattern.Limits(scale=0.02, rotation=0.02, shift=50.0)
+        found = pattern.propose(science, science + np.array([140.0, 0.0]), limits, 6.0)
+        landed = pattern.apply_similarity(found, science.mean(axis=0)[None])[:, 0] - science.mean(axis=0)
+        assert np.abs(landed).max() < 70.0
 
 
 class TestChance:
@@ -111,46 +124,50 @@ class TestChance:
         assert (np.diff(chances) < 0).all()
 
 
-class TestTriangles:
+class TestVotes:
     @settings(deadline=None, derandomize=True, max_examples=25)
-    @given(seeds, st.floats(0.8, 1.25), st.floats(-0.5, 0.5))
-    def test_a_similarity_adds_to_size_and_angle_and_keeps_the_shape(self, seed, scale, angle):
-        points = field(np.random.default_rng(seed), 30, 900, 700)
-        a, b = scale * np.cos(angle), scale * np.sin(angle)
-        moved = pattern.apply_similarity(np.array([[a, b, 70.0, -30.0]]), points)[0]
-        one, feature = pattern.triangles(*points.T)
-        other, turned = pattern.triangles(*moved.T)
-        both = {tuple(row): k for k, row in enumerate(other)}
-        shared = [(k, both[tuple(row)]) for k, row in enumerate(one) if tuple(row) in both]
-        assert len(shared) > 0.9 * len(one)
-        i, j = np.array(shared).T
-        np.testing.assert_allclose(turned[j, 0] - feature[i, 0], np.log(scale), atol=1e-9)
-        change = turned[j, 1] - feature[i, 1] - angle
-        np.testing.assert_allclose((change + np.pi) % (2 * np.pi) - np.pi, 0, atol=1e-9)
-        np.testing.assert_allclose(turned[j, 2:], feature[i, 2:], atol=1e-9)
+    @given(seeds, st.floats(-40, 40), st.floats(-40, 40))
+    def test_a_shift_of_the_template_shifts_the_answer(self, seed, dx, dy):
+        """By whole bins: the votes are the same ones."""
+        rng = np.random.default_rng(seed)
+        science, template = field(rng, 30, 900, 700), field(rng, 30, 900, 700)
+        template[:20] = science[:20]
+        step = np.round(np.array([dx, dy]) / 5.0) * 5.0
+        limits = pattern.Limits(scale=0.0, rotation=0.0, shift=200.0)
+        one = pattern.propose(science, template, limits, 5.0)[0]
+        other = pattern.propose(science, template + step, limits, 5.0)[0]
+        np.testing.assert_allclose(other - one, [0, 0, *step], atol=1e-6)
 
-    @pytest.mark.parametrize("n", [0, 1, 2])
+    def test_votes_are_those_of_a_slow_count(self):
+        rng = np.random.default_rng(8)
+        science, template = field(rng, 15, 300, 200) - 150, field(rng, 25, 300, 200) - 150
+        template[:8] = science[:8] + np.array([21.0, -13.0])
+        votes, shift = pattern._vote(science, template, np.array([[1.0, 0.0]]), 25, 8.0)
+        bins = np.floor((template[None] - science[:, None] + 100.0) / 8.0).astype(int).reshape(-1, 2)
+        boxes = {
+            (i, j): sum((b >= (i, j)).all() and (b <= (i + 1, j + 1)).all() and (b < 25).all() for b in bins)
+            for i in range(25)
+            for j in range(25)
+        }
+        best = max(boxes, key=boxes.get)
+        assert votes[0, 0] == boxes[best] >= 8
+        assert np.abs(shift[0, 0] - [21.0, -13.0]).max() <= 8.0
+
+    @pytest.mark.parametrize("n", [0, 1])
     def test_too_few_stars_have_none(self, n):
         points = field(np.random.default_rng(1), n, 100, 100)
-        index, feature = pattern.triangles(*points.T)
-        assert index.shape == (0, 3)
-        assert feature.shape == (0, 4)
-        assert pattern.propose(points, points, **LIMITS).shape == (0, 4)
+        assert pattern.propose(points, points, LIMITS, 5.0).shape == (0, 4)
 
     def test_coincident_stars_do_no_harm(self):
         points = np.repeat([[50.0, 60.0], [300.0, 80.0]], 12, axis=0)
-        _, feature = pattern.triangles(*points.T)
-        assert np.isfinite(feature).all()
-        assert np.isfinite(pattern.propose(points, points, **LIMITS)).all()
+        assert np.isfinite(pattern.propose(points, points, LIMITS, 5.0)).all()
 
-
-class TestMutual:
-    def test_each_is_the_others_nearest(self):
-        a = np.array([[0.0, 0.0], [1.0, 0.0], [10.0, 0.0], [50.0, 50.0]])
-        b = np.array([[10.5, 0.0], [0.9, 0.0], [80.0, 80.0]])
-        i, j = pattern.mutual_matches(a, b, 2.0)
-        assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(1, 1), (2, 0)]
-
-    def test_empty_lists_match_nothing(self):
-        i, j = pattern.mutual_matches(np.empty((0, 2)), np.ones((3, 2)), 2.0)
-        assert len(i) == len(j) == 0
+    def test_spread_takes_the_brightest_of_every_part_first(self):
+        rng = np.random.default_rng(5)
+        cluster = 10 + rng.uniform(0, 5, (100, 2))
+        others = field(rng, 60, 400, 400)
+        chosen = pattern.spread(np.concatenate([cluster, others]), 32)
+        assert len(set(chosen.tolist())) == 32
+        assert (chosen < 100).sum() <= 3
+        assert sorted(pattern.spread(others, 60).tolist()) == list(range(60))
+        assert pattern.spread(others[:0], 5).shape == (0,)

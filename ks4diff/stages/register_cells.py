@@ -1,0 +1,98 @@
+"""What a registration is worth in each part of the image, and its local refinement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ks4diff.numerics import polynomial
+from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
+from ks4diff.stages.register_fit import Fit
+
+WITHIN = (-0.45, 0.0, 0.45)  # places in a cell, of its size, at which the map's error is taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """When stars refine the map locally, and when a cell of about 1024 px is called bad."""
+
+    local_pix: float = 512.0  # cells of the refinement: tree rings and stack borders are larger
+    local_stars: int = 30  # fewer do not tell a shift from their blends
+    local_sigma: float = 5.0  # 324 cells of a chip reach 5 sigma by chance once in 900 chips
+    floor_pix: float = 0.003  # error of the best map: what a polynomial leaves of KMTNet's distortion
+    bad_error_pix: float = 0.15  # of the map: a ghost of 5 % of a star's peak at FWHM 3 px
+    bad_rms_pix: float = 0.3  # of the stars' residuals, weighted
+    bad_shift_pix: float = 0.05  # mean residual that many stars agree on
+
+
+def refined(fit: Fit, science: np.ndarray, shape: tuple[int, int], config: CellConfig) -> Cells | None:
+    """Return the correction [2, rows, columns] px in cells where many stars agree on it, None if nowhere."""
+    grid = Cells(values=np.empty(cell_grid(shape, config.local_pix)), shape=shape)
+    mean, error, n = _means(grid, fit, science, fit.residual)
+    agreed = (n >= config.local_stars) & (np.hypot(*mean) > config.local_sigma * error)
+    if not agreed.any():
+        return None
+    return Cells(values=np.where(agreed, mean, 0.0).astype(np.float32), shape=shape)
+
+
+def verdicts(
+    fit: Fit, science: np.ndarray, residual: np.ndarray, shape: tuple[int, int], config: CellConfig
+) -> dict[str, Cells]:
+    """Return n_stars, residual_rms, error and bad per cell of about 1024 px; see `Registration`.
+
+    ``residual`` [n, 2] is what the refined map leaves of ``science`` [n, 2] positions.
+    """
+    grid = Cells(values=np.empty(cell_grid(shape, CELL_PIX)), shape=shape)
+    mean, mean_error, n = _means(grid, fit, science, residual)
+    j, i = grid.cell_of(*science.T)
+    # not by the biweight, which would take a tenth off a normal's rms
+    inverse = np.where(fit.weight > 0, fit.sigma**-2, 0.0)
+    square = _sums(grid, j, i, inverse * 0.5 * (residual**2).sum(axis=1))
+    total = _sums(grid, j, i, inverse)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rms = np.where(n >= 3, np.sqrt(square / total), np.nan)
+        excess = np.where(n >= 10, np.clip(0.5 * (mean**2).sum(axis=0) - mean_error**2, 0, None), 0.0)
+        shifted = (np.hypot(*mean) > config.bad_shift_pix) & (np.hypot(*mean) > 4 * mean_error) & (n >= 10)
+    error = np.sqrt(_map_error(grid, fit) ** 2 + excess + config.floor_pix**2)
+    bad = (error > config.bad_error_pix) | (rms > config.bad_rms_pix) | shifted
+    values = {"n_stars": n, "residual_rms": rms, "error": error, "bad": bad}
+    return {name: Cells(values=value.astype(np.float32), shape=shape) for name, value in values.items()}
+
+
+def _means(
+    grid: Cells, fit: Fit, science: np.ndarray, residual: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (weighted mean [2, j, i], its standard error per axis [j, i], stars [j, i]) per cell."""
+    j, i = grid.cell_of(*science.T)
+    total = _sums(grid, j, i, fit.weight)
+    used = fit.weight > 0
+    n = _sums(grid, j[used], i[used], np.ones(int(used.sum())))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.stack([_sums(grid, j, i, fit.weight * axis) for axis in residual.T]) / total
+        # a biweight star tells less than its weight says: the sum of w² sigma² is the variance
+        spread = np.sqrt(_sums(grid, j, i, fit.weight**2 * fit.sigma**2)) / total
+    return np.nan_to_num(mean), np.where(total > 0, spread, np.inf), n
+
+
+def _sums(grid: Cells, j: np.ndarray, i: np.ndarray, values: np.ndarray) -> np.ndarray:
+    n, m = grid.values.shape
+    return np.bincount(j * m + i, weights=values, minlength=n * m).reshape(n, m)
+
+
+def _map_error(grid: Cells, fit: Fit) -> np.ndarray:
+    """Return the rms over each cell of the polynomial's standard error per axis, px.
+
+    The larger of two: one degree more than was fitted would have that error of noise; the degree fitted
+    differs from it by terms that the stars showed but did not prove.
+    """
+    high, wide = grid.size
+    x, y = grid.middles()
+    more, missed = np.zeros(x.shape), np.zeros(x.shape)
+    for down in WITHIN:
+        for along in WITHIN:
+            points = np.stack([(x + along * wide).ravel(), (y + down * high).ravel()], axis=1)
+            columns = polynomial.design(*fit.map.unit(points), fit.error_degree)
+            more += np.einsum("nk,kl,nl->n", columns, fit.covariance, columns).reshape(x.shape)
+            missed += 0.5 * ((fit.difference @ columns.T) ** 2).sum(axis=0).reshape(x.shape)
+    return np.sqrt(np.maximum(more, missed) / len(WITHIN) ** 2)
