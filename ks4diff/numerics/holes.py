@@ -10,6 +10,7 @@ OUTSIDE = 1 << 15  # the flag of a pixel beyond the image
 DEEPEST = 16  # px from the rim; farther inside a hole the fill is 0
 SWEEPS = 12
 OVER_RELAXATION = 1.5
+START, DAMPING = 0.75, 0.96  # per pixel inwards: light and noise fade within a PSF's width
 
 
 @jit
@@ -62,7 +63,7 @@ def _listed(depth, deepest):
 
 
 @jit
-def _onion(image, depth, rows, columns):
+def _onion(image, depth, rows, columns, start):
     """Give each listed pixel, rim first, the mean of its neighbours that are nearer the rim."""
     height, width = image.shape
     for k in range(len(rows)):
@@ -73,11 +74,11 @@ def _onion(image, depth, rows, columns):
                 if depth[j, i] < depth[y, x]:
                     total += image[j, i]
                     n += 1
-        image[y, x] = total / n if n > 0 else 0.0
+        image[y, x] = start * total / n if n > 0 else 0.0
 
 
 @jit
-def _relax(image, rows, columns, sweeps, over):
+def _relax(image, rows, columns, sweeps, over, damping):
     """Move each listed pixel towards the mean of its four neighbours, ``sweeps`` times."""
     height, width = image.shape
     for _ in range(sweeps):
@@ -85,7 +86,7 @@ def _relax(image, rows, columns, sweeps, over):
             y, x = rows[k], columns[k]
             up, down = image[max(y - 1, 0), x], image[min(y + 1, height - 1), x]
             left, right = image[y, max(x - 1, 0)], image[y, min(x + 1, width - 1)]
-            image[y, x] += over * (0.25 * (up + down + left + right) - image[y, x])
+            image[y, x] += over * (0.25 * damping * (up + down + left + right) - image[y, x])
 
 
 def fill(images: tuple[np.ndarray, ...], depth: np.ndarray) -> None:
@@ -98,8 +99,8 @@ def fill(images: tuple[np.ndarray, ...], depth: np.ndarray) -> None:
     for image in images:
         image[depth > DEEPEST] = 0
     for image in images:
-        _onion(image, depth, rows, columns)
-        _relax(image, rows, columns, SWEEPS, OVER_RELAXATION)
+        _onion(image, depth, rows, columns, START)
+        _relax(image, rows, columns, SWEEPS, OVER_RELAXATION, DAMPING)
 
 
 @jit

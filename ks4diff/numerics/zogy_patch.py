@@ -78,6 +78,7 @@ def filters(science: PatchSide, template: PatchSide, shape: tuple[int, int], lif
     den = power_n * b2 + power_r * a2
     flux = float(1 / np.sqrt(den[0, 0]))  # eq 15 at k = 0
     k_n, k_r = np.conj(a) * b2 / den, np.conj(b) * a2 / den  # eqs 28-29
+    kernels = [fft.irfft2(k, small) for k in (k_n, k_r)]
     psf = fft.irfft2(a * b / (flux * np.sqrt(den)), small)  # eq 14
     kernel_n, kernel_r = (fft.irfft2(k * np.sqrt(t), small) for k, t in zip((k_n, k_r), tint, strict=True))
     n2, r2 = kernel_n**2, kernel_r**2
@@ -94,9 +95,9 @@ def filters(science: PatchSide, template: PatchSide, shape: tuple[int, int], lif
         noise_n=stamp_transform(squared[0] / np.float32(science.gain), shape),
         noise_r=stamp_transform(squared[1] / np.float32(template.gain), shape),
         psf=extract(psf, 2 * size - 1).astype(np.float32),
-        kernel_n=extract(fft.irfft2(k_n, small), size),
-        kernel_r=extract(fft.irfft2(k_r, small), size),
-        share=_share(extract(fft.irfft2(k_n, small), FOOTPRINT), science.psf, n2, r2, (science, template)),
+        kernel_n=extract(kernels[0], size),
+        kernel_r=extract(kernels[1], size),
+        share=_share([extract(k, FOOTPRINT) for k in kernels], (n2, r2), (science, template)),
         flux=flux,
         score_flux=score_flux,
         sky_n=sky_n,
@@ -121,12 +122,17 @@ def _power(side: PatchSide, shape: tuple[int, int]) -> np.ndarray:
     return relative_power(power, shape)
 
 
-def _share(kernel, psf, n2, r2, sides) -> np.ndarray:
-    """Return the part of one pixel in the scores around it: of a source's flux, and of the variance."""
-    low = (psf.shape[0] - FOOTPRINT) // 2
-    core = psf[low : low + FOOTPRINT, low : low + FOOTPRINT] if low >= 0 else np.pad(psf, -low)
-    flux = np.maximum(kernel * core[::-1, ::-1], 0)
-    variance = sides[0].sigma2 * extract(n2, FOOTPRINT) + sides[1].sigma2 * extract(r2, FOOTPRINT)
+def _share(kernels, noise, sides) -> np.ndarray:
+    """Return the part of one pixel in the scores around it: of a source's flux, and of the variance.
+
+    Of the flux the mean of a source in the science image and of one in the template.
+    """
+    flux = np.zeros((FOOTPRINT, FOOTPRINT))
+    for kernel, side in zip(kernels, sides, strict=True):
+        low = (side.psf.shape[0] - FOOTPRINT) // 2
+        core = side.psf[low : low + FOOTPRINT, low : low + FOOTPRINT] if low >= 0 else np.pad(side.psf, -low)
+        flux += np.maximum(kernel * core[::-1, ::-1], 0)
+    variance = sum(side.sigma2 * extract(k2, FOOTPRINT) for k2, side in zip(noise, sides, strict=True))
     return np.stack([flux / flux.sum(), variance / variance.sum()]).astype(np.float32)
 
 

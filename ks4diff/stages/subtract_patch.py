@@ -14,6 +14,7 @@ from ks4diff.numerics.zogy import PSF_LIFT
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Match
+from ks4diff.products.image import PixelFlag
 from ks4diff.products.registration import Registration
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
 from ks4diff.stages.patch_noise import science_noise, template_noise
@@ -33,6 +34,7 @@ class SubtractConfig:
     margin_fwhm: float = 5.0  # that a patch reads beyond what it answers for
     lost_flux: float = 0.1  # a pixel is flagged when holes take more of a source there
     fill_error: float = 1.0  # of the light that a hole hides: a fill knows no star's peak
+    saturated_fill_error: float = 4.0  # of a saturated core, whose rim is far below its peak
     edge_fwhm: float = 1.0  # closer to the border a source is cut
     threads: int = 2  # patches at a time
 
@@ -172,7 +174,9 @@ def _holes(f, flags, science, template, config):
     loss, bits = holes.losses(flags, depth, open_part, f.share)
     unknown = np.zeros(flags.shape, dtype=np.float32)
     hidden = np.maximum(np.abs(science[real]), np.abs(template[real]))
-    unknown[real] = np.float32(config.fill_error) * open_part[depth[real]] * hidden
+    saturated = (flags[real] & np.uint16(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
+    part = np.where(saturated, config.saturated_fill_error, config.fill_error).astype(np.float32)
+    unknown[real] = part * open_part[depth[real]] * hidden
     stamp = np.maximum(np.abs(f.kernel_n), np.abs(f.kernel_r)).astype(np.float32)
     errors = holes.fill_errors(flags, unknown, stamp, 0.1 * np.sqrt(f.score_flux), bits)
     return (loss, errors), bits
