@@ -128,7 +128,8 @@ def real_lists(realdata: Path, n: int) -> list[tuple[str, CalibratedChip]]:
                 chip = calibrate(part, CalibrateConfig())
             except SkipChip:
                 continue
-            found.append((str(path.relative_to(realdata).parent), chip))
+            # one source's images may show one field: only those of different sources are certainly apart
+            found.append((path.relative_to(realdata).parts[0], chip))
     step = max(len(found) / n, 1.0)
     return [found[int(k * step)] for k in range(min(n, len(found)))]
 
@@ -157,7 +158,7 @@ def real(realdata: Path, n: int) -> None:
                 matched += 1
                 print(f"  MATCHED {name} and {other_name}: {answer.n_matched} stars")
     print(
-        f"real lists: {len(lists)} of {len(fields)} folders, {pairs} pairs of wrong fields, {matched} matched"
+        f"real lists: {len(lists)} of {len(fields)} sources, {pairs} pairs of wrong fields, {matched} matched"
     )
 
 
@@ -173,7 +174,7 @@ def moa(realdata: Path) -> None:
             print(f"  MOA {name}: {answer}")
             continue
         print(
-            f"  MOA {name} ({chip.psf.fwhm_pix:.1f} px): rms {answer.rms_pix:.3f} px of {answer.n_matched} of "
+            f"  MOA {name} ({chip.psf.fwhm_pix:.1f} px): rms {answer.rms_pix:.3f} px, {answer.n_matched} of "
             f"{len(chip.stars)}, map's error {np.median(answer.error.values):.3f} px, degree {answer.degree}"
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ks4diff.numerics import polynomial
+from ks4diff.numerics.centroid_noise import biweight
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.stages.register_fit import Fit
 
@@ -29,11 +30,34 @@ class CellConfig:
 def refined(fit: Fit, science: np.ndarray, shape: tuple[int, int], config: CellConfig) -> Cells | None:
     """Return the correction [2, rows, columns] px in cells where many stars agree on it, None if nowhere."""
     grid = Cells(values=np.empty(cell_grid(shape, config.local_pix)), shape=shape)
-    mean, error, n = _means(grid, fit, science, fit.residual)
-    agreed = (n >= config.local_stars) & (np.hypot(*mean) > config.local_sigma * error)
-    if not agreed.any():
+    j, i = grid.cell_of(*science.T)
+    index = j * grid.values.shape[1] + i
+    order = np.argsort(index, kind="stable")
+    start = np.searchsorted(index[order], np.arange(grid.values.size + 1))
+    values = np.zeros((2, grid.values.size), dtype=np.float32)
+    for cell in np.flatnonzero(np.diff(start) >= config.local_stars):
+        rows = order[start[cell] : start[cell + 1]]
+        mean, error = _agreed(fit.residual[rows], fit.sigma[rows])
+        if float(np.hypot(*mean)) > config.local_sigma * error:
+            values[:, cell] = mean
+    if not values.any():
         return None
-    return Cells(values=np.where(agreed, mean, 0.0).astype(np.float32), shape=shape)
+    return Cells(values=values.reshape(2, *grid.values.shape), shape=shape)
+
+
+def _agreed(residual: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return (mean [2], standard error per axis) of residuals [n, 2] with noise sigma [n], outliers apart.
+
+    About their own median: where the map is off by more than the stars' noise, all of them lie outside its.
+    """
+    mean = np.median(residual[sigma <= np.median(sigma)], axis=0)
+    for _ in range(3):
+        weight = biweight(np.hypot(*(residual - mean).T) / sigma, 5.0) / sigma**2
+        total = float(weight.sum())
+        if total == 0:
+            return mean, np.inf
+        mean = weight @ residual / total
+    return mean, float(np.sqrt((weight**2 * sigma**2).sum())) / total
 
 
 def verdicts(

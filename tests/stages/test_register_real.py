@@ -49,9 +49,8 @@ def sdss(realdata):
 
 
 def test_the_sdss_frame_reads_its_tpv(realdata, sdss):
-    header = next(
-        hdu.header for hdu in fits.open(realdata / SDSS) if str(hdu.header.get("CTYPE1")).endswith("TPV")
-    )
+    with fits.open(realdata / SDSS) as hdus:
+        header = next(hdu.header for hdu in hdus if str(hdu.header.get("CTYPE1")).endswith("TPV"))
     assert any(header.get(f"PV1_{k}", 0) != 0 for k in range(4, 11))
     x, y = sdss.stars.x, sdss.stars.y
     assert len(x) > 20
