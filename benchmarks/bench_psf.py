@@ -25,7 +25,7 @@ from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import MaskedImage, PixelFlag
 from ks4diff.stages.psf_field import FADE
 from ks4diff.stages.psf_model import PsfConfig, model_psf
-from ks4diff.stages.sim.detector import amplifiers, expose, sky_electrons
+from ks4diff.stages.sim.detector import amplifiers, expose
 from ks4diff.stages.sim.geometry import field_centre, patch_of, pixels, true_wcs
 from ks4diff.stages.sim.night import plan_exposures, plan_tiles
 from ks4diff.stages.sim.scene import draw_scene

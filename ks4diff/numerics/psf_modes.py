@@ -128,12 +128,12 @@ def local_means(
     Each mean is shrunk towards 0 by its significance: the noise's share of the power of the 3 x 3 nodes
     around. Where no star is near, 0 with the variance of nothing known beyond it: 0.
     """
-    weight = kernel / error**2
-    total = weight.sum(axis=1)
+    weight = (1 / error**2).astype(np.float32)
+    total = (kernel @ weight).astype(np.float64)
     some = total > 1e-3 * np.median(1 / error**2)
     total = np.where(some, total, 1.0)
-    mean = np.where(some, weight @ value / total, 0.0).reshape(grid)
-    variance = np.where(some, (weight * kernel).sum(axis=1) / total**2, 0.0).reshape(grid)
+    mean = np.where(some, kernel @ (weight * value.astype(np.float32)) / total, 0.0).reshape(grid)
+    variance = np.where(some, (kernel**2 @ weight) / total**2, 0.0).reshape(grid)
     power = ndimage.uniform_filter(mean**2, 3, mode="nearest")
     noise = ndimage.uniform_filter(variance, 3, mode="nearest")
     share = np.clip(1 - SHRINK * noise / np.maximum(power, 1e-30), 0.0, 1.0)

@@ -17,6 +17,7 @@ class PsfConfig:
     rounds: int = 4
     clip_sigma: float = 3.5
     stars_per_cell: int = 80  # clean ones measured per 1024 px square; 40 of S/N 100 give 0.3 % of the peak
+    stars_in_all: int = 2500  # of which at least 40 per square: what a second of computing holds
     max_modes: int = 6  # patterns of change: width, two of ellipticity, two of coma, one more
     max_order: int = 3  # of the amplitudes' polynomial over the image
     node_pix: float = 256.0  # of the amplitudes' map

@@ -39,13 +39,16 @@ SCALES_PIX = (
 )  # sigma of the local averages: how close a border of a stack is followed
 
 
-def build_field(sample: Sample, before: PsfField, fwhm: float, config: PsfConfig) -> tuple[PsfField, Sample]:
+def build_field(
+    sample: Sample, before: PsfField, fwhm: float, config: PsfConfig, *, rounds: int
+) -> tuple[PsfField, Sample]:
     """Return (field, the stars that it rests on).
 
     Stars broader or sharper than their neighbours are dropped (galaxies, cosmic rays), then those that the
     model does not fit. Modes are the patterns in which groups of stars differ beyond their noise; their
     amplitudes are polynomials plus local averages, shrunk by significance. Mean and modes are at last
-    regressed from the full stamps on those amplitudes, the wings smoothed.
+    regressed from the full stamps on those amplitudes, the wings smoothed. Modes, amplitudes and rejection
+    take ``rounds``.
     """
     shape = before.amplitudes.shape
     n = before.mean.shape[0]
@@ -55,7 +58,7 @@ def build_field(sample: Sample, before: PsfField, fwhm: float, config: PsfConfig
     sample = calibrated(sample, mean, fwhm)
     coefficients = weighted_mean(sample, mean, core)[None]
     amplitudes = _none(sample)
-    for _ in range(2):
+    for _ in range(rounds):
         if len(sample.x) >= FEW:
             modes = _modes(sample, coefficients[0], fwhm, shape, config)
             amplitudes = _amplitudes(sample, coefficients[0], modes, shape, config)
@@ -142,7 +145,7 @@ def _amplitudes(
     size = np.array(shape[::-1])[:, None] / 2
     place = np.stack([sample.x, sample.y]) / size - 1
     node_place = np.stack([nx, ny]) / size - 1
-    kernels = [_kernel((nx, ny), (sample.x, sample.y), sigma) for sigma in SCALES_PIX]
+    kernels = [_kernel(nodes, (sample.x, sample.y), sigma) for sigma in SCALES_PIX]
     maps, variances = np.zeros((m, *grid)), np.zeros((m, *grid))
     for a in range(m):
         value, sigma = fit[a], error[a]
@@ -169,14 +172,16 @@ def _amplitudes(
     return Amplitudes(maps=maps, variances=variances, at_stars=at_stars)
 
 
-def _kernel(
-    nodes: tuple[np.ndarray, np.ndarray], stars: tuple[np.ndarray, np.ndarray], sigma: float
-) -> np.ndarray:
-    """Return [nodes, stars]: a Gaussian of the distance, 0 beyond 3 sigma."""
-    across = np.exp(-0.5 * ((np.float32(nodes[0])[:, None] - np.float32(stars[0])) / np.float32(sigma)) ** 2)
-    across *= np.exp(-0.5 * ((np.float32(nodes[1])[:, None] - np.float32(stars[1])) / np.float32(sigma)) ** 2)
+def _kernel(nodes: Cells, stars: tuple[np.ndarray, np.ndarray], sigma: float) -> np.ndarray:
+    """Return float32 [nodes, stars]: a Gaussian of the distance, 0 beyond 3 sigma along either axis."""
+    nx, ny = nodes.middles()
+    across, down = (
+        np.exp(-0.5 * ((at[:, None] - star) / sigma) ** 2).astype(np.float32)
+        for at, star in ((nx[0], stars[0]), (ny[:, 0], stars[1]))
+    )
     across[across < 0.011] = 0
-    return across
+    down[down < 0.011] = 0
+    return (down[:, None, :] * across[None, :, :]).reshape(-1, len(stars[0]))
 
 
 def _regressed(

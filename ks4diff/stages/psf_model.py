@@ -41,17 +41,24 @@ def model_psf(
         raise SkipChip("too few clean stars for a PSF", n_clean=float(stars.clean.sum()))
     if cell_grid(image.shape, CELL_PIX) == (1, 1):
         return single_psf(image, stars, gain, config)
-    chosen = chosen_stars(stars, image.shape, config.stars_per_cell)
+    cells = int(np.prod(cell_grid(image.shape, CELL_PIX)))
+    # a whole chip has stars enough for less of each cell
+    per_cell = min(config.stars_per_cell, max(config.stars_in_all // cells, 40))
+    chosen = chosen_stars(stars, image.shape, per_cell)
     fitted = np.stack([stars.x, stars.y, stars.flux]).astype(np.float64)
     fwhm = max(float(np.percentile(stars.fwhm[stars.clean], 25)), 1.5)
     fitted, field = _first(image, gain, (fitted, chosen, fwhm), config)
     fwhm = field.fwhm_pix
     measurer = Measurer(image=image, gain=gain, chosen=chosen, core=max(round(fwhm), 2))
     # each pass mends most of what the last model's PSF missed; after two, 1.5 % is left where it was 15 % off
-    for sweeps in (3, 2, 2):
-        fitted, sample = measurer.measure(fitted, field, measurer.cells(), sweeps)
+    for last, rounds in ((False, 1), (False, 1), (True, 2)):
+        # the first passes need only the stars that show the PSF and who shines into their stamps
+        who = np.ones(len(stars), dtype=bool) if last else measurer.around(fitted, field)
+        fitted[:, who], sample = replace(measurer, chosen=chosen[who]).measure(
+            fitted[:, who], field, measurer.cells(), 3
+        )
         _enough(sample, config)
-        field, used = build_field(sample, field, fwhm, config)
+        field, used = build_field(sample, field, fwhm, config, rounds=rounds)
         _enough(used, config)
     return field, replace(stars, x=fitted[0], y=fitted[1], flux=fitted[2])
 

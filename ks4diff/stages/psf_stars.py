@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ks4diff.numerics.psf_stars import centred_stamps, cut, fit_cell, framed
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
@@ -77,6 +78,13 @@ class Measurer:
         shape = self.image.shape
         whole = Cells(values=np.zeros(cell_grid(shape, CELL_PIX)), shape=shape)
         return [(rows, columns) for _, _, rows, columns in whole.boxes()]
+
+    def around(self, stars: np.ndarray, psf: PsfField) -> np.ndarray:
+        """Return bool [n]: the chosen stars and those near enough to shine into their stamps."""
+        reach = psf.mean.shape[0] // 2 + 2 * self.core
+        tree = cKDTree(stars[:2, self.chosen].T)
+        distance, _ = tree.query(stars[:2].T, distance_upper_bound=reach)
+        return np.isfinite(distance)
 
     def measure(
         self, stars: np.ndarray, psf: PsfField, boxes: Sequence[tuple[slice, slice]], sweeps: int
