@@ -12,6 +12,9 @@ from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import PixelFlag
 from ks4diff.stages.match import MatchConfig, match
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
+from ks4diff.stages.pixel_match import pixel_match
+from ks4diff.stages.scale_field import scale_field
+from ks4diff.stages.star_photometry import star_ratios
 from tests import skies
 from tests.aligned_pairs import SHAPE, aligned, lone_scene
 
@@ -68,3 +71,48 @@ def test_a_template_of_something_else_is_refused(lone):
     negative = replace(template.image, data=-template.image.data)
     with pytest.raises(SkipChip, match="explains none"):
         match(science, replace(template, image=negative), MatchConfig())
+
+
+@pytest.fixture(scope="module")
+def pair():
+    made = lone_scene(66).make(66)
+    return made, *aligned(made)
+
+
+class TestStarsAndPixels:
+    def test_they_agree(self, pair):
+        made, science, template = pair
+        config = MatchConfig()
+        stars = star_ratios(science, template, config.stars)
+        ratio = science.psf.fwhm_pix / template.psf.fwhm_pix
+        field = scale_field(stars, SHAPE, [], config.scale, width_ratio=ratio)
+        pixels = pixel_match(science, template, config.pixels)
+        off = np.median(field.scale.values) / pixels.scale - 1
+        assert abs(off) < 3 * np.hypot(np.median(field.error.values), pixels.error)
+        for scale, error in (
+            (np.median(field.scale.values), field.error.values),
+            (pixels.scale, pixels.error),
+        ):
+            assert abs(scale / made.flux_scale - 1) < 3 * np.median(error)
+
+    def test_stars_are_measured_to_their_errors(self, pair):
+        made, science, template = pair
+        stars = star_ratios(science, template, MatchConfig().stars)
+        assert len(stars) > 20
+        off = (stars.ratio - np.median(stars.ratio)) / np.hypot(stars.error, 0.005 * stars.ratio)
+        assert 1.4826 * np.median(np.abs(off)) < 2
+        assert np.median(stars.ratio) == pytest.approx(made.flux_scale, rel=0.01)
+
+    def test_without_stars_pixels_decide(self, pair):
+        made, science, template = pair
+        found = match(science, template, MatchConfig(min_stars=10_000))
+        assert found.amplifiers == ()
+        assert found.flux_scale == pytest.approx(made.flux_scale, rel=0.015)
+        assert found.background.values.shape == SHAPE
+
+    def test_inputs_are_left_alone(self, pair):
+        _, science, template = pair
+        before = science.image.data.copy(), template.image.data.copy(), science.sky.copy()
+        match(science, template, MatchConfig())
+        for now, then in zip((science.image.data, template.image.data, science.sky), before, strict=True):
+            np.testing.assert_array_equal(now, then)
