@@ -202,6 +202,10 @@ def subtraction_rows(figures: dict[int, dict]) -> list[Row]:
         floor = sum(f["floor_mpix"] * f["mpix"] for f in some.values()) / area
         over = [n for n, f in some.items() if f["bogus"] / f["mpix"] > f["floor_mpix"] + extra]
         words = "clean chips" if clean else "cosmic rays and trails"
+        beside: dict[str, int] = {}
+        for name, k in (item for f in some.values() for item in f["bogus_on"].items()):
+            beside[name] = beside.get(name, 0) + k
+        rows.append(Row("  of these beside", "", " ".join(f"{k}: {v}" for k, v in beside.items()), True))
         rows.append(
             Row(
                 f"unflagged that are nothing, {words}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from benchmarks.chips_sky import Sky
 from ks4diff.products.candidates import REJECTING_BITS
@@ -17,11 +18,16 @@ AWAY_FWHM = 5.0  # around what changed, the score is no sample of nothing
 BORDER_PIX = 24  # sources closer to the border are not counted: the simulator's truth stops at 4
 STATIC_SN = 10.0  # of the stars that should leave nothing
 LONGEST_TRAIL_FWHM = 0.5  # an asteroid that moves farther is no point source any more
+BESIDE_PIX, BESIDE_MAG = 4.0, 22.5  # how near to what a false candidate must be to be blamed on it
 TRAIL_REACH_PIX = 14.0  # four sigma of the widest satellite trail
 
 
-def changes_figures(sky: Sky, stars, done: SubtractedChip) -> dict:
-    """Return the figures of issue 5 of one chip; ``stars`` are `benchmarks.chips_measure.Stars`."""
+def changes_figures(sky: Sky, stars, done: SubtractedChip, covered: np.ndarray) -> dict:
+    """Return the figures of issue 5 of one chip; ``stars`` are `benchmarks.chips_measure.Stars`.
+
+    Pixels of dead amplifiers and those that no dither of the template shows (not ``covered``) are not counted
+    as masked.
+    """
     difference = done.difference
     rows = sky.truth["sources"]
     changing = rows[np.isfinite(rows["expected_scorr"]) | np.isin(rows["kind"], [b"moving", b"fading"])]
@@ -32,7 +38,7 @@ def changes_figures(sky: Sky, stars, done: SubtractedChip) -> dict:
     score = difference.score_corr
     sky_only = unmasked & quiet & (done.chip.sky if done.chip.sky is not None else True)
     strips = sky.truth["amplifiers"]
-    alive = np.ones(shape, dtype=bool)
+    alive = covered.copy()
     for strip in strips[strips["dead"]]:
         alive[:, strip["x0"] : strip["x1"]] = False
     out = {
@@ -123,12 +129,54 @@ def _found(sky: Sky, done: SubtractedChip, changing: np.ndarray, unmasked: np.nd
     return {
         "completeness": bins,
         "bogus": int((~real).sum()),
+        "bogus_on": _beside(sky, good[~real]),
         "lost": int(lost.sum()),
         "lost_flagged": int(near.any(axis=0).sum()),
         "lost_flags": bits,
         "mpix": float(unmasked.size / 1e6),
         "recovered_ratio": _ratio(good, changing, counted & found & (expected > 20), distance),
     }
+
+
+def _beside(sky: Sky, table: np.ndarray) -> dict[str, int]:
+    """Return what the candidates that are nothing real lie on, the likeliest cause first asked for."""
+    rows, left = sky.truth["sources"], np.ones(len(table), dtype=bool)
+    out = {}
+    marks = {"particle": (sky.truth["struck"][:, 1], sky.truth["struck"][:, 0])}
+    for kind in ("hot_pixel", "bad_column", "saturated", "crosstalk", "trail"):
+        boxes = sky.truth["artefacts"][sky.truth["artefacts"]["kind"] == kind.encode()]
+        inside = np.zeros(len(table), dtype=bool)
+        for box in boxes:
+            inside |= (
+                (table["x"] > box["x0"] - BESIDE_PIX)
+                & (table["x"] < box["x1"] + BESIDE_PIX)
+                & ((table["y"] > box["y0"] - BESIDE_PIX) & (table["y"] < box["y1"] + BESIDE_PIX))
+            )
+        out[kind] = inside
+    for kind in (b"star", b"galaxy", b"moving"):
+        bright = rows[(rows["kind"] == kind) & (rows["mag"] < BESIDE_MAG)]
+        marks[kind.decode()] = (bright["x"], bright["y"])
+    place = np.stack([table["x"], table["y"]], axis=1)
+    for name, (x, y) in marks.items():
+        near = np.zeros(len(table), dtype=bool)
+        if len(x) and len(table):
+            near = cKDTree(np.stack([x, y], axis=1)).query(place)[0] < BESIDE_PIX
+        out[name] = near
+    counts = {}
+    for name in (
+        "particle",
+        "hot_pixel",
+        "bad_column",
+        "saturated",
+        "crosstalk",
+        "moving",
+        "star",
+        "galaxy",
+        "trail",
+    ):
+        counts[name] = int((out[name] & left).sum())
+        left &= ~out[name]
+    return {**{k: v for k, v in counts.items() if v}, "nothing": int(left.sum())}
 
 
 def _bits(flags: np.ndarray) -> np.ndarray:

@@ -171,7 +171,8 @@ def measured(sky: Sky, config: PipelineConfig) -> dict:
         out["cells"] = _cells(sky, geometry, stars, done)
         out["method"] = done.subtracted.registration.method
         out["n_matched"] = done.subtracted.registration.n_matched
-        out |= changes_figures(sky, stars, done.subtracted)
+        covered = geometry.covered(done.subtracted.chip.image.shape)
+        out |= changes_figures(sky, stars, done.subtracted, covered)
     out["seconds_all"] = round(time.perf_counter() - start, 1)
     return out
 

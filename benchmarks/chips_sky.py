@@ -29,7 +29,7 @@ from ks4diff.stages.sim.night import plan_exposures, plan_tiles, simulate_chip
 from ks4diff.stages.sim.sky import sky_around
 from ks4diff.stages.sim.template import make_tile
 
-VERSION = 1  # of what is kept; another number draws everything anew
+VERSION = 2  # of what is kept; another number draws everything anew
 DENSITIES = np.geomspace(500, 100_000, 60).round()
 SITES, BANDS = ("CTIO", "SAAO", "SSO"), "RVIB"
 CORNERS = ((-1, -1), (0, 0), (9216, 0), (0, 9232), (9216, 9232))  # the middle and the four corners
@@ -50,7 +50,8 @@ def chip_config(n: int) -> SimulateConfig:
     """Return what chip ``n`` of the sixty is: the properties go round with periods prime to each other.
 
     The template's own photometric errors (1 % per exposure, 0.3 % per amplifier) are left out: the simulator
-    does not tell them. Every second chip is without cosmic rays, trails and detector defects.
+    does not tell them; nor has it trails, which a lone dither would leave in it. Every second chip is without
+    cosmic rays, trails and detector defects.
     """
     clean = n % 2 == 0
     config = SimulateConfig(
@@ -90,7 +91,8 @@ def _within_rotation(config: SimulateConfig) -> SimulateConfig:
 
 def digest(config: SimulateConfig) -> str:
     """Return a name for what a configuration draws."""
-    text = json.dumps([VERSION, asdict(config)], sort_keys=True)
+    version = VERSION if config.detector.trails else 1  # 2 leaves trails out of the template
+    text = json.dumps([version, asdict(config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -111,7 +113,8 @@ def _draw(config: SimulateConfig, folder: Path) -> None:
     centre = field_centre(config.fields[0])
     (plan,) = plan_tiles(config, 0, distortion)
     catalog = _sky(config, centre, plan.wcs, plan.shape[::-1])
-    made = make_tile(config, plan, catalog, distortion, lambda shape: np.empty(shape, dtype=np.float32))
+    calm = replace(config, detector=replace(config.detector, trails=0.0))
+    made = make_tile(calm, plan, catalog, distortion, lambda shape: np.empty(shape, dtype=np.float32))
     cards = {"MEANMJD": TEMPLATE_MJD}
     write_tile(folder / f"ks4.{plan.name}.{config.band}.360sec.reduced.scaled.stack.fits", made.tile, cards)
     ((facts, exposure),) = plan_exposures(config, 0)

@@ -19,6 +19,7 @@ HALF = 24  # of the PSFs kept, pixels
 REACH = 40  # of the stars drawn on the way, so that no border is near
 PLACES = 24  # star positions over which a PSF's sub-pixel phases are averaged: 0.05 % of the peak
 SPREAD = 60  # pixels around a cell's middle in which they lie
+COVER_STEP = 16  # pixels
 COVER = 4  # pixels from its border within which an exposure is not used
 
 
@@ -174,6 +175,13 @@ class Geometry:
         with np.errstate(invalid="ignore", divide="ignore"):
             response = np.where(count > 0, total / count, np.nan)
         return response * 10 ** (0.4 * (self.config.template.zeropoint - mag))
+
+    def covered(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return bool [y, x]: some dither of the template shows this pixel; told every `COVER_STEP` pixels."""
+        y, x = np.mgrid[: shape[0] : COVER_STEP, : shape[1] : COVER_STEP] + COVER_STEP / 2
+        ra, dec = self.wcs.all_pix2world(x.ravel(), y.ravel(), 0)
+        known = np.isfinite(self.template_counts(ra, dec, np.zeros(x.size))).reshape(x.shape)
+        return known.repeat(COVER_STEP, axis=0).repeat(COVER_STEP, axis=1)[: shape[0], : shape[1]]
 
     @property
     def electrons_per_count(self) -> float:
