@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +11,8 @@ from scipy import ndimage
 from ks4diff.numerics.noise import autocovariance
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.pair import process_pair
-from ks4diff.products.chip import AlignedTemplate
 from ks4diff.products.image import PixelFlag
-from ks4diff.stages.calibrate import CalibrateConfig, calibrate
 from ks4diff.stages.forced import forced_flux
-from ks4diff.stages.match import MatchConfig, match
-from ks4diff.stages.subtract import SubtractConfig, subtract
 from tests import skies
 
 
@@ -121,92 +116,6 @@ class TestEveryChange:
             ratio += list((changed.table["flux"][rows] / truth)[truth * sign > 3000])
         assert len(ratio) > 30
         assert np.median(ratio) == pytest.approx(1, abs=0.02)
-
-
-def on_one_grid(pair):
-    """Return (chip, other as template, the reverse) for two images that are registered pixel by pixel."""
-    chips = [calibrate(raw, CalibrateConfig()) for raw in (pair.science, pair.template)]
-    aligned = [
-        AlignedTemplate(image=c.image, psf=c.psf, noise=c.noise, gain=c.gain, coverage=1.0) for c in chips
-    ]
-    return chips, aligned
-
-
-@pytest.fixture(scope="module")
-def registered():
-    still = skies.Geometry(scale=1.0, rotation_deg=0, shift=(0, 0), bend=0)
-    new = skies.Stars(x=np.array([71.3]), y=np.array([200.8]), flux=np.array([9000.0]))
-    shape = (310, 350)
-    return skies.Scene(shape=shape, template_shape=shape, geometry=still, new=new).make(81)
-
-
-def test_swapping_the_images_flips_every_sign(registered):
-    (a, b), (ta, tb) = on_one_grid(registered)
-    forward = match(a, tb, MatchConfig())
-    # an image's own background ends at the border and so would be seen there
-    forward = replace(forward, background=np.zeros_like(forward.background))
-    c = forward.flux_scale
-    # the same match seen from the other side: b = a / c
-    backward = replace(
-        forward,
-        flux_scale=1 / c,
-        science_noise=forward.template_noise,
-        template_noise=forward.science_noise,
-    )
-    one = subtract(a, tb, forward, 0.04, SubtractConfig())
-    other = subtract(b, ta, backward, 0.04, SubtractConfig())
-    assert np.abs(one.score_corr).max() > 10
-    np.testing.assert_allclose(other.score_corr, -one.score_corr, atol=2e-3)
-    np.testing.assert_allclose(other.difference * c, -one.difference, atol=2e-3 * one.noise)
-    np.testing.assert_allclose(other.psf.stamp, one.psf.stamp, atol=1e-6)
-    assert other.noise * c == pytest.approx(one.noise, rel=1e-5)
-
-
-def test_scaling_one_image_changes_no_score(registered):
-    brighter = replace(
-        registered.science, data=registered.science.data * np.float32(4), gain=registered.science.gain / 4
-    )
-    results = []
-    for science in (registered.science, brighter):
-        (a, _), (_, tb) = on_one_grid(replace(registered, science=science))
-        matched = match(a, tb, MatchConfig())
-        results.append((matched.flux_scale, subtract(a, tb, matched, 0.04, SubtractConfig())))
-    (scale, one), (scale4, four) = results
-    assert scale4 == pytest.approx(4 * scale, rel=1e-4)
-    np.testing.assert_allclose(four.score_corr, one.score_corr, atol=0.02)
-    np.testing.assert_allclose(four.flux, 4 * one.flux, atol=0.08 * np.median(one.flux_err))
-
-
-def test_astrometric_noise_only_widens_errors(registered):
-    (a, _), (_, tb) = on_one_grid(registered)
-    matched = match(a, tb, MatchConfig())
-    with_it = subtract(a, tb, matched, 0.2, SubtractConfig())
-    without = subtract(a, tb, matched, 0.2, SubtractConfig(astrometric_noise=False))
-    np.testing.assert_array_equal(with_it.difference, without.difference)
-    assert (with_it.flux_err >= without.flux_err * (1 - 1e-6)).all()
-    x, y = np.rint([registered.stars.x, registered.stars.y]).astype(int)
-    inside = (x > 30) & (y > 30) & (x < 320) & (y < 280)
-    brightest = np.flatnonzero(inside)[np.argmax(registered.stars.flux[inside])]
-    place = y[brightest], x[brightest]
-    box = tuple(slice(p - 4, p + 5) for p in place)
-    assert with_it.flux_err[box].max() > 1.2 * without.flux_err[box].max()
-
-
-def test_inputs_are_left_as_they_were(registered):
-    kept = copy.deepcopy(registered)
-    process_pair(registered.science, registered.template, PipelineConfig())
-    np.testing.assert_array_equal(registered.science.data, kept.science.data)
-    np.testing.assert_array_equal(registered.template.data, kept.template.data)
-    (a, _), (_, tb) = on_one_grid(registered)
-    matched = match(a, tb, MatchConfig())
-    before = copy.deepcopy((a, tb, matched))
-    subtract(a, tb, matched, 0.1, SubtractConfig())
-    for now, then in zip((a, tb), before[:2], strict=True):
-        for name in ("data", "variance", "flags"):
-            np.testing.assert_array_equal(getattr(now.image, name), getattr(then.image, name))
-        np.testing.assert_array_equal(now.psf.stamp, then.psf.stamp)
-        np.testing.assert_array_equal(now.noise.correlation, then.noise.correlation)
-    np.testing.assert_array_equal(matched.background, before[2].background)
 
 
 class TestWhatIsBroken:

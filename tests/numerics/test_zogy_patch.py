@@ -1,0 +1,180 @@
+"""The fast subtraction of a patch against the plain one, and its by-products against their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import fft
+
+from ks4diff.numerics import score_variance, zogy, zogy_patch
+from ks4diff.numerics.noise import bilinear_covariance, power_spectrum, relative_power
+from ks4diff.numerics.psf_grid import transform
+from tests import oracles
+from tests.strategies import SHAPES, gaussian, moffat
+
+PSFS = moffat(25, 3.0).astype(np.float32), moffat(31, 4.2).astype(np.float32)
+COLOUR = bilinear_covariance(0.24, 0.21) / bilinear_covariance(0.24, 0.21)[1, 1]
+MARGIN = 62  # twice the larger stamp: nothing wraps
+
+
+def pair(shape, colour=None, psf_error=0.0):
+    rng = np.random.default_rng(1)
+    sides = [
+        zogy_patch.PatchSide(PSFS[0], 9.0, None, 1.5, psf_error),
+        zogy_patch.PatchSide(PSFS[1], 4.0, colour, 4.0, psf_error),
+    ]
+    images = [rng.normal(0, np.sqrt(side.sigma2), shape) for side in sides]
+    for image, side in zip(images, sides, strict=True):
+        half = len(side.psf) // 2
+        image[45 - half : 46 + half, 48 - half : 49 + half] += 5000 * side.psf
+    return sides, [image.astype(np.float32) for image in images]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("colour", [None, COLOUR], ids=["white", "bilinear"])
+def test_against_the_plain_subtraction(shape, colour):
+    sides, images = pair(shape, colour)
+    grid = tuple(n + MARGIN for n in shape)
+    filters = zogy_patch.filters(*sides, grid, zogy.PSF_LIFT)
+    put = []
+    for image in images:
+        put.append(np.zeros(grid, dtype=np.float32))
+        put[-1][: shape[0], : shape[1]] = image
+    d, s_n, s_r, light = (plane[: shape[0], : shape[1]] for plane in zogy_patch.apply(filters, *put))
+    plain_grid = zogy.grid_shape(shape, 31)
+    tints = [
+        None
+        if s.correlation is None
+        else relative_power(power_spectrum(s.correlation, plain_grid), plain_grid)
+        for s in sides
+    ]
+    plain = zogy.subtract(
+        *(
+            zogy.Side(image, np.full(shape, s.sigma2, np.float32), s.psf, 1.0, s.sigma2, tint)
+            for image, s, tint in zip(images, sides, tints, strict=True)
+        )
+    )
+    assert filters.flux == pytest.approx(plain.flux, rel=1e-5)
+    assert filters.score_flux == pytest.approx(plain.score_flux, rel=1e-5)
+    np.testing.assert_allclose(d, plain.difference, atol=2e-3)
+    np.testing.assert_allclose(s_n - s_r, plain.score, atol=2e-4 * np.abs(s_n).max())
+    np.testing.assert_allclose(filters.psf, plain.psf, atol=2e-6)
+    # the Poisson variance: that of images whose variance is their light, taken as it is
+    of_light = zogy.subtract(
+        *(
+            zogy.Side(image, image / s.gain, s.psf, 1.0, s.sigma2, tint)
+            for image, s, tint in zip(images, sides, tints, strict=True)
+        )
+    )
+    near = slice(35, 56)
+    np.testing.assert_allclose(light[near, near], of_light.variance[near, near], atol=0.02 * light.max())
+
+
+def test_the_sky_has_its_parts_and_the_shares_sum_to_one():
+    sides, _ = pair((96, 96), COLOUR)
+    f = zogy_patch.filters(*sides, (180, 200), zogy.PSF_LIFT)
+    assert f.sky_n + f.sky_r == pytest.approx(f.score_flux)
+    assert f.score_flux == pytest.approx(f.flux**2 * (f.psf.astype(float) ** 2).sum(), rel=1e-3)
+    np.testing.assert_allclose(f.share.sum(axis=(1, 2)), 1, atol=1e-5)
+    swapped = zogy_patch.filters(*sides[::-1], (180, 200), zogy.PSF_LIFT)
+    np.testing.assert_allclose(swapped.share, f.share, atol=1e-6)
+    assert swapped.slopes == pytest.approx(f.slopes, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(90, 101), (128, 96), (77, 64)])
+def test_a_stamps_transform_is_that_of_the_embedded_stamp(shape):
+    for stamp in (PSFS[0], PSFS[1], gaussian(9, 2.0, dx=0.3).astype(np.float32)):
+        np.testing.assert_allclose(
+            zogy_patch.stamp_transform(stamp, shape), transform(stamp, shape), atol=2e-6
+        )
+
+
+def test_slopes_are_those_of_filtered_noise():
+    sides, _ = pair((96, 96))
+    shape = (600, 640)
+    f = zogy_patch.filters(*sides, shape, zogy.PSF_LIFT)
+    rng = np.random.default_rng(3)
+    noise = [rng.normal(0, np.sqrt(s.sigma2), shape).astype(np.float32) for s in sides]
+    _, s_n, s_r, _ = zogy_patch.apply(f, *noise)
+    score = (s_n - s_r).astype(float)
+    x, y = (0.5 * (np.roll(score, -1, axis) - np.roll(score, 1, axis)) for axis in (1, 0))
+    found = np.array([(x * x).mean(), (y * y).mean(), (x * y).mean()]) / score.var()
+    assert found == pytest.approx(f.slopes, abs=0.02 * f.slopes[0])
+
+
+def test_the_lift_leaves_what_either_psf_passes():
+    a, b = (fft.rfft2(np.pad(psf, 40)) for psf in PSFS)
+    for one, lifted in zip(
+        (a, b[: len(a), : a.shape[1]]), zogy.lifted(a, b[: len(a), : a.shape[1]], 3e-4), strict=True
+    ):
+        seen = np.hypot(np.abs(a), np.abs(b[: len(a), : a.shape[1]])) > 3e-3
+        assert np.abs(lifted - one)[seen].max() < 1e-9
+        assert np.abs(lifted - one).max() <= 3e-4 * 1.001
+
+
+class TestTerms:
+    def scores(self):
+        rng = np.random.default_rng(4)
+        shape = (70, 83)
+        star = 4000 * gaussian(31, 5.0)
+        n, r = rng.normal(0, 1, shape), rng.normal(0, 1, shape)
+        n[20:51, 25:56] += star
+        r[20:51, 25:56] += star
+        n[5:36, 50:81] += 0.1 * star
+        return [image.astype(np.float32) for image in (n, r, rng.uniform(0, 3, shape))]
+
+    def test_the_astrometric_term_against_its_twin(self):
+        n, r, light = self.scores()
+        twin = oracles.astrometric_variance(n.astype(float), r.astype(float), (0.2, 0.1))
+        np.testing.assert_allclose(score_variance.astrometric(n, r, 0.2, 0.1), twin, rtol=1e-4, atol=1e-5)
+        errors = score_variance.Errors(shift_x2=0.04, shift_y2=0.01)
+        variance, _ = score_variance.terms(n, r, 0 * light, errors, 1.0)
+        np.testing.assert_allclose(variance, twin[2:-2, 2:-2], rtol=1e-4, atol=1e-5)
+
+    def test_light_counts_where_there_is_light_beyond_doubt(self):
+        n, r, light = self.scores()
+        variance, static = score_variance.terms(n, r, light, score_variance.Errors(), 1.0)
+        n, r, light = (image[2:-2, 2:-2] for image in (n, r, light))
+        np.testing.assert_allclose(static, np.maximum(n * r, 0), rtol=1e-6)
+        sure = (np.maximum(n, r) > 10) | (np.minimum(n, r) > 4.5)
+        none = (np.maximum(n, r) < 6) & (np.minimum(n, r) < 2.5)
+        assert sure.any()
+        np.testing.assert_allclose(variance[sure], light[sure], rtol=1e-6)
+        assert not variance[none].any()
+        scale, _ = score_variance.terms(
+            *(np.pad(image, 2) for image in (n, r, 0 * light)), score_variance.Errors(scale2=0.01), 1.0
+        )
+        np.testing.assert_allclose(scale, 0.01 * np.maximum(n * r, 0), rtol=1e-5)
+
+    @pytest.mark.parametrize("radius", [1, 3, 40])
+    def test_box_means(self, radius):
+        image = np.random.default_rng(5).uniform(0, 1, (50, 61)).astype(np.float32)
+        n = 2 * radius + 1
+        twin = oracles.convolve(image.astype(float), np.full((n, n), 1 / n**2))
+        np.testing.assert_allclose(score_variance.blurred(image, radius), twin, atol=1e-6)
+
+    def test_the_corrected_score(self):
+        n, r, more = self.scores()
+        step = 16
+        nodes = np.random.default_rng(6).uniform(1, 2, (6, 7)).astype(np.float32)
+        y, x = np.mgrid[:70, :83] / step
+        j, i = y.astype(int), x.astype(int)
+        v, u = y - j, x - i
+        sky = (nodes[j, i] * (1 - u) + nodes[j, i + 1] * u) * (1 - v) + (
+            nodes[j + 1, i] * (1 - u) + nodes[j + 1, i + 1] * u
+        ) * v
+        score, error, taken = score_variance.corrected((n, r), (nodes, step), more, None, flux=4.0, limit=0.1)
+        np.testing.assert_allclose(score, (n - r) / np.sqrt(sky + more), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(error, np.sqrt(sky + more) / 4, rtol=1e-5)
+        assert taken is None
+        lost = np.random.default_rng(7).uniform(0, 0.5, (2, 70, 83)).astype(np.float32)
+        fill = np.random.default_rng(8).uniform(0, 1.5, (70, 83)).astype(np.float32)
+        kept = more.copy()
+        score, error, taken = score_variance.corrected(
+            (n, r), (nodes, step), more, (lost, fill), flux=4.0, limit=0.1
+        )
+        total = sky * (1 - lost[1]) + fill**2 + more
+        np.testing.assert_allclose(score, (n - r) / np.sqrt(total), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(error, np.sqrt(total) / (4 * (1 - lost[0])), rtol=1e-4)
+        np.testing.assert_array_equal(taken, (lost[0] > 0.1) | (fill**2 > sky * (1 - lost[1])))
+        np.testing.assert_array_equal(more, kept)
