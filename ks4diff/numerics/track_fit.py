@@ -1,0 +1,268 @@
+"""How much of a stamp's chi² light through the PSF explains, and how much charge in a few pixels does."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from ks4diff.numerics.jit import jit
+
+PHASES = 4  # a parabola through gains a quarter of a pixel apart finds the top to 1 % of them
+REACH = 5  # positions are sought this many phases to either side: 1.25 px
+LENGTHS = (0.0, 0.5, 1.0, 2.0)  # of a moving source's streak in FWHM
+ANGLES = 8
+TRACK_LENGTHS = (0.7, 1.5, 2.5, 4.0, 6.5, 9.0)  # pixels; the mean path through 30 um of silicon is 4
+TRACK_ANGLES = 12
+TRACK_REACH = 2  # pixels from the middle at which a track's middle may lie
+SAMPLES_PIX = 0.05  # along a track
+
+
+class Gains(NamedTuple):
+    """Per stamp, float64 [n]: the chi² that each hypothesis takes away.
+
+    ``light`` a point source or a short streak through the PSF, ``point`` the point source alone; ``pixels``
+    free charge in connected pixels less a price for each beyond the first; ``track`` even charge on a line, less
+    one price.
+    """
+
+    light: np.ndarray
+    point: np.ndarray
+    pixels: np.ndarray
+    track: np.ndarray
+
+
+def light_table(psf: np.ndarray, fwhm: float, side: int) -> np.ndarray:
+    """Return float32 [shapes, 4, 4, side + 4, side + 4]: sources in all positions modulo a pixel.
+
+    ``psf`` [n, n], n odd. Shape 0 is the point, the others streaks of `LENGTHS` at `ANGLES` angles; phase
+    (j, i) has its centre (i, j) / 4 px right of and above the middle pixel.
+    """
+    half = side // 2 + 2
+    low = psf.shape[0] // 2 - half - 4
+    wide = np.pad(psf, -low) if low < 0 else psf[low : psf.shape[0] - low, low : psf.shape[0] - low]
+    n = wide.shape[0]
+    steps = np.arange((n - 1) * PHASES + 1) / PHASES
+    fine = ndimage.map_coordinates(wide.astype(np.float64), np.meshgrid(steps, steps, indexing="ij"), order=3)
+    middle = (n // 2) * PHASES
+    shifts = [np.zeros((1, 2), dtype=int)]
+    for length in LENGTHS[1:]:
+        for angle in np.arange(ANGLES) * np.pi / ANGLES:
+            along = np.linspace(-0.5, 0.5, 9) * min(length * fwhm, 6.0)  # the fine grid reaches 4 px beyond
+            line = np.stack([along * np.sin(angle), along * np.cos(angle)], axis=1)
+            shifts.append(np.rint(line * PHASES).astype(int))
+    reach = np.arange(-half, half + 1) * PHASES + middle
+    out = np.zeros((len(shifts), PHASES, PHASES, 2 * half + 1, 2 * half + 1), dtype=np.float32)
+    for k, shift in enumerate(shifts):
+        for j in range(PHASES):
+            for i in range(PHASES):
+                for dy, dx in shift:
+                    out[k, j, i] += fine[np.ix_(reach - j - dy, reach - i - dx)]
+        out[k] /= len(shift)
+    return out
+
+
+@cache
+def track_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (dy, dx int64 [n, m], charge float64 [n, m]) of straight tracks: m pixels each, 0 charge unused.
+
+    All lengths, angles and half-pixel phases; a pixel's charge is the length of the track in it.
+    """
+    rows = []
+    for length in TRACK_LENGTHS:
+        along = np.arange(-length / 2 + SAMPLES_PIX / 2, length / 2, SAMPLES_PIX)
+        for angle in np.arange(TRACK_ANGLES) * np.pi / TRACK_ANGLES:
+            for y in (0.0, 0.5):
+                for x in (0.0, 0.5):
+                    cells = np.rint(np.stack([y + along * np.sin(angle), x + along * np.cos(angle)]))
+                    rows.append(np.unique(cells.astype(np.int64), axis=1, return_counts=True))
+    most = max(len(count) for _, count in rows)
+    place, charge = np.zeros((2, len(rows), most), dtype=np.int64), np.zeros((len(rows), most))
+    for k, (cells, count) in enumerate(rows):
+        place[:, k, : len(count)], charge[k, : len(count)] = cells, count * SAMPLES_PIX
+    return place[0], place[1], charge
+
+
+def explained(
+    data: np.ndarray, weight: np.ndarray, light: np.ndarray, *, price: float, own_radius: float
+) -> Gains:
+    """Return the `Gains` of stamps.
+
+    Parameters
+    ----------
+    data, weight
+        Float32 [n, side, side], side odd; the weight is one over the variance, 0 of pixels not to be used.
+    light
+        As `light_table` returns it for this side.
+    price
+        Chi² that each free pixel beyond the first must take away to be worth its freedom.
+    own_radius
+        Pixels; farther from the middle a source may have a hit beside it, at the same price.
+
+    """
+    out = np.zeros((4, len(data)))
+    _explained(
+        np.ascontiguousarray(data, dtype=np.float32),
+        np.ascontiguousarray(weight, dtype=np.float32),
+        light,
+        track_table(),
+        price,
+        own_radius,
+        out,
+    )
+    return Gains(*out)
+
+
+@jit
+def _explained(data, weight, light, track, price, own_radius, out):
+    for n in range(data.shape[0]):
+        best, j, i = _best_position(data[n], weight[n], light[0], 0, 0, REACH)
+        out[1, n] = best
+        shape, bj, bi = 0, j, i
+        for k in range(1, light.shape[0]):
+            gain, kj, ki = _best_position(data[n], weight[n], light[k], j, i, 1)
+            if gain > best:
+                best, shape, bj, bi = gain, k, kj, ki
+        out[0, n] = best + _beside(data[n], weight[n], light[shape], bj, bi, price, own_radius)
+        out[2, n] = _connected(data[n], weight[n], price, own_radius)
+        # the best of thousands of tracks: as free as one more pixel
+        out[3, n] = _best_track(data[n], weight[n], track[0], track[1], track[2]) - price
+
+
+@jit
+def _best_position(data, weight, light, j0, i0, reach):
+    """Return (refined gain, j, i): the best of the phases within ``reach`` of (j0, i0)."""
+    best, bj, bi = 0.0, j0, i0
+    for j in range(j0 - reach, j0 + reach + 1):
+        for i in range(i0 - reach, i0 + reach + 1):
+            gain = _gain(data, weight, light, j, i)
+            if gain > best:
+                best, bj, bi = gain, j, i
+    top = best
+    for dj, di in ((1, 0), (0, 1)):
+        before = _gain(data, weight, light, bj - dj, bi - di)
+        after = _gain(data, weight, light, bj + dj, bi + di)
+        bend = 2 * best - before - after
+        if bend > 0:
+            top += min((after - before) ** 2 / (8 * bend), bend / 8)
+    return top, bj, bi
+
+
+@jit
+def _gain(data, weight, light, j, i):
+    """Return the chi² that a source of phases (j, i) from the middle takes away, 0 if it were negative."""
+    whole_j, whole_i = j // PHASES, i // PHASES
+    stamp = light[j - whole_j * PHASES, i - whole_i * PHASES]
+    edge_y = (stamp.shape[0] - data.shape[0]) // 2 - whole_j
+    edge_x = (stamp.shape[1] - data.shape[1]) // 2 - whole_i
+    product, norm = 0.0, 0.0
+    for y in range(data.shape[0]):
+        for x in range(data.shape[1]):
+            wt = weight[y, x] * stamp[y + edge_y, x + edge_x]
+            product += wt * data[y, x]
+            norm += wt * stamp[y + edge_y, x + edge_x]
+    return product * product / norm if product > 0 and norm > 0 else 0.0
+
+
+@jit
+def _beside(data, weight, light, j, i, price, own_radius):
+    """Return the chi² of pixels beyond ``own_radius`` that a source leaves, each paid for."""
+    whole_j, whole_i = j // PHASES, i // PHASES
+    stamp = light[j - whole_j * PHASES, i - whole_i * PHASES]
+    edge_y = (stamp.shape[0] - data.shape[0]) // 2 - whole_j
+    edge_x = (stamp.shape[1] - data.shape[1]) // 2 - whole_i
+    flux = _flux(data, weight, stamp, edge_y, edge_x)
+    middle = data.shape[0] // 2
+    total = 0.0
+    for y in range(data.shape[0]):
+        for x in range(data.shape[1]):
+            if (y - middle) ** 2 + (x - middle) ** 2 > own_radius * own_radius:
+                left = data[y, x] - flux * stamp[y + edge_y, x + edge_x]
+                if left > 0:
+                    total += max(left * left * weight[y, x] - price, 0.0)
+    return total
+
+
+@jit
+def _flux(data, weight, stamp, edge_y, edge_x):
+    product, norm = 0.0, 0.0
+    for y in range(data.shape[0]):
+        for x in range(data.shape[1]):
+            wt = weight[y, x] * stamp[y + edge_y, x + edge_x]
+            product += wt * data[y, x]
+            norm += wt * stamp[y + edge_y, x + edge_x]
+    return product / norm if norm > 0 else 0.0
+
+
+@jit
+def _connected(data, weight, price, own_radius):
+    """Return the chi² of the pixels connected to the brightest of the middle nine, each beyond it paid for.
+
+    Beyond ``own_radius`` they need not be connected, as little as beside a source.
+    """
+    side = data.shape[0]
+    middle = side // 2
+    best, bj, bi = 0.0, -1, -1
+    for j in range(middle - 1, middle + 2):
+        for i in range(middle - 1, middle + 2):
+            gain = data[j, i] * data[j, i] * weight[j, i]
+            if data[j, i] > 0 and gain > best:
+                best, bj, bi = gain, j, i
+    total = _far(data, weight, price, own_radius)
+    if bj < 0:
+        return total
+    used = np.zeros((side, side), dtype=np.bool_)
+    queue = np.empty((side * side, 2), dtype=np.int64)
+    queue[0, 0], queue[0, 1] = bj, bi
+    used[bj, bi] = True
+    first, last = 0, 1
+    while first < last:
+        y, x = queue[first, 0], queue[first, 1]
+        first += 1
+        for j in range(max(y - 1, 0), min(y + 2, side)):
+            for i in range(max(x - 1, 0), min(x + 2, side)):
+                gain = data[j, i] * data[j, i] * weight[j, i]
+                near = (j - middle) ** 2 + (i - middle) ** 2 <= own_radius * own_radius
+                if near and not used[j, i] and data[j, i] > 0 and gain > price:
+                    used[j, i] = True
+                    best += gain - price
+                    queue[last, 0], queue[last, 1] = j, i
+                    last += 1
+    return best + total
+
+
+@jit
+def _far(data, weight, price, own_radius):
+    """Return the chi² of pixels beyond ``own_radius``, each paid for."""
+    middle = data.shape[0] // 2
+    total = 0.0
+    for y in range(data.shape[0]):
+        for x in range(data.shape[1]):
+            if (y - middle) ** 2 + (x - middle) ** 2 > own_radius * own_radius and data[y, x] > 0:
+                total += max(data[y, x] * data[y, x] * weight[y, x] - price, 0.0)
+    return total
+
+
+@jit
+def _best_track(data, weight, track_y, track_x, charge):
+    """Return the largest chi² that a track through the middle pixels takes away."""
+    side = data.shape[0]
+    middle = side // 2
+    best = 0.0
+    for k in range(charge.shape[0]):
+        for j in range(middle - TRACK_REACH, middle + TRACK_REACH + 1):
+            for i in range(middle - TRACK_REACH, middle + TRACK_REACH + 1):
+                product, norm = 0.0, 0.0
+                for m in range(charge.shape[1]):
+                    q = charge[k, m]
+                    y, x = j + track_y[k, m], i + track_x[k, m]
+                    if q <= 0 or y < 0 or x < 0 or y >= side or x >= side:
+                        continue
+                    wq = weight[y, x] * q
+                    product += wq * data[y, x]
+                    norm += wq * q
+                if product > 0 and product * product > best * norm:
+                    best = product * product / norm
+    return best
