@@ -51,7 +51,7 @@ def changes_figures(sky: Sky, stars, done: SubtractedChip, covered: np.ndarray) 
         "floor_mpix": noise_floor(difference.psf),
     }
     out |= _static_stars(stars, changing, score, unmasked, fwhm)
-    return out | _found(sky, done, changing, unmasked)
+    return out | _found(sky, done, changing, alive)
 
 
 def _std(values: np.ndarray) -> float | None:
@@ -102,11 +102,14 @@ def _static_stars(stars, changing: np.ndarray, score: np.ndarray, unmasked: np.n
     return {"static_stars": int(free.sum()), "static_bad": int((free & (around > THRESHOLD)).sum())}
 
 
-def _found(sky: Sky, done: SubtractedChip, changing: np.ndarray, unmasked: np.ndarray) -> dict:
-    """Return completeness per bin of expected S_corr, and the unflagged candidates that are nothing real."""
+def _found(sky: Sky, done: SubtractedChip, changing: np.ndarray, alive: np.ndarray) -> dict:
+    """Return completeness per bin of expected S_corr, and the unflagged candidates that are nothing real.
+
+    What changed where a dead amplifier or no dither looks (not ``alive``) is not counted.
+    """
     table = done.candidates.table
     good = table[(table["flags"] & REJECTING_BITS) == 0]
-    shape = unmasked.shape
+    shape = alive.shape
     fwhm = done.chip.psf.fwhm_pix
     streak = np.hypot(changing["rate_x"], changing["rate_y"]) * sky.config.exptime_s / 3600
     distance = np.hypot(good["x"][:, None] - changing["x"], good["y"][:, None] - changing["y"])
@@ -116,6 +119,8 @@ def _found(sky: Sky, done: SubtractedChip, changing: np.ndarray, unmasked: np.nd
     x, y = changing["x"], changing["y"]
     counted = (x > BORDER_PIX) & (y > BORDER_PIX) & (x < shape[1] - BORDER_PIX) & (y < shape[0] - BORDER_PIX)
     counted &= np.isfinite(changing["expected_scorr"]) & (streak <= LONGEST_TRAIL_FWHM * fwhm)
+    row, column = (np.clip(np.rint(v).astype(int), 0, n - 1) for v, n in ((y, shape[0]), (x, shape[1])))
+    counted &= alive[row, column]
     expected = np.abs(changing["expected_scorr"])
     bins = {}
     for low, high in BINS:
@@ -133,7 +138,7 @@ def _found(sky: Sky, done: SubtractedChip, changing: np.ndarray, unmasked: np.nd
         "lost": int(lost.sum()),
         "lost_flagged": int(near.any(axis=0).sum()),
         "lost_flags": bits,
-        "mpix": float(unmasked.size / 1e6),
+        "mpix": float(alive.sum() / 1e6),
         "recovered_ratio": _ratio(good, changing, counted & found & (expected > 20), distance),
     }
 

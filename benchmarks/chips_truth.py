@@ -177,7 +177,7 @@ class Geometry:
         return response * 10 ** (0.4 * (self.config.template.zeropoint - mag))
 
     def covered(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return bool [y, x]: some dither of the template shows this pixel; told every `COVER_STEP` pixels."""
+        """Return bool [y, x]: some dither of the template shows this pixel; true to `COVER_STEP` pixels."""
         y, x = np.mgrid[: shape[0] : COVER_STEP, : shape[1] : COVER_STEP] + COVER_STEP / 2
         ra, dec = self.wcs.all_pix2world(x.ravel(), y.ravel(), 0)
         known = np.isfinite(self.template_counts(ra, dec, np.zeros(x.size))).reshape(x.shape)
