@@ -1,38 +1,95 @@
-"""Time `ks4diff.numerics.zogy.subtract` against the same equations in plain complex float64 FFTs."""
+"""Time the subtraction of one frame: ours, its plain form, a numpy twin in complex128, and sfft on request.
+
+``--sfft FOLDER`` names where sfft is installed (pip install --no-deps --target FOLDER sfft).
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
+import types
 
 import numpy as np
 
 from benchmarks.timing import best_of_five, line, machine
 from ks4diff.numerics import zogy
+from ks4diff.stages.subtract import subtract
+from ks4diff.stages.subtract_patch import SubtractConfig
 from tests import oracles
+from tests.known_pairs import Plan, Side
 from tests.strategies import moffat
+
+
+def by_sfft(folder: str, science: np.ndarray, template: np.ndarray) -> float:
+    """Return the seconds of sfft's own subtraction, numpy backend, constant kernel, compiled before."""
+    package = types.ModuleType("sfft")  # its own __init__ wants all the tools around the subtraction
+    package.__path__ = [f"{folder}/sfft"]
+    sys.modules["sfft"] = package
+    sys.path.append(folder)
+    from sfft.sfftcore.SFFTConfigure import SingleSFFTConfigure
+    from sfft.sfftcore.SFFTSubtract import GeneralSFFTSubtract
+
+    def work() -> None:
+        options = {"BACKEND_4SUBTRACT": "Numpy", "NUM_CPU_THREADS_4SUBTRACT": 2}
+        configured = SingleSFFTConfigure.SSC(
+            NX=science.shape[0],
+            NY=science.shape[1],
+            KerHW=8,
+            KerPolyOrder=0,
+            BGPolyOrder=0,
+            ConstPhotRatio=True,
+            **options,
+        )
+        GeneralSFFTSubtract.GSS(
+            PixA_I=template.astype(np.float64),
+            PixA_J=science.astype(np.float64),
+            PixA_mI=template.astype(np.float64),
+            PixA_mJ=science.astype(np.float64),
+            SFFTConfig=configured,
+            ContamMask_I=None,
+            **options,
+        )
+
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=1024, help="pixels along one side")
-    size = parser.parse_args().size
+    parser.add_argument("--size", type=int, default=2048, help="pixels along one side")
+    parser.add_argument("--sfft", default=None, help="folder that sfft is installed in")
+    given = parser.parse_args()
+    size = given.size
     rng = np.random.default_rng(1)
+    psfs = moffat(29, 4.0), moffat(29, 3.0)
+    light = np.zeros((size, size))
+    light[rng.integers(0, size, size), rng.integers(0, size, size)] = 10 ** rng.uniform(2, 5, size)
+    spread = [
+        np.fft.irfft2(np.fft.rfft2(light) * np.fft.rfft2(oracles.centred(p, light.shape))) for p in psfs
+    ]
+    plan = Plan(science=Side(psf=psfs[0]), template=Side(psf=psfs[1], sky=200.0))
+    known = plan.exposed((size, size), rng, light=spread)
     pair = [
-        zogy.Side(
-            rng.normal(0, s, (size, size)).astype(np.float32),
-            np.full((size, size), s**2, dtype=np.float32),
-            moffat(29, fwhm),
-            flux,
-            s**2,
-        )
-        for s, fwhm, flux in ((3.0, 4.0, 1.0), (2.0, 3.0, 1.6))
+        zogy.Side(side.image.data, np.full((size, size), v, dtype=np.float32), psf, 1.0, float(v))
+        for side, psf in zip((known.chip, known.template), psfs, strict=True)
+        for v in side.image.sky_variance.values.ravel()
     ]
     grid = zogy.grid_shape((size, size), 29)
-    ours = best_of_five(lambda: zogy.subtract(*pair, sigma_x=0.1, sigma_y=0.1))
-    plain = best_of_five(lambda: oracles.zogy(*pair, grid, sigma=(0.1, 0.1)))
+    inputs = known.chip, known.template, known.match, known.registration
+    ours = best_of_five(lambda: subtract(*inputs, SubtractConfig(threads=2)))
+    plain = best_of_five(lambda: zogy.subtract(*pair, sigma_x=0.1, sigma_y=0.1))
+    start = time.perf_counter()
+    oracles.zogy(*pair, grid, sigma=(0.1, 0.1))
+    twin = time.perf_counter() - start
     print(machine())
-    print(line(f"subtract {size}x{size}", ours, "plain numpy", plain))
-    print(f"{1e9 * ours / size**2:.0f} ns per pixel, one thread")
+    print(line(f"subtract {size}x{size}, two threads", ours, "numpy twin", twin))
+    print(line("plain form, one thread", plain, "numpy twin", twin))
+    if given.sfft is not None:
+        seconds = by_sfft(given.sfft, known.chip.image.data, known.template.image.data)
+        print(line("subtract, two threads", ours, "sfft, numpy, order 0", seconds))
 
 
 if __name__ == "__main__":
