@@ -14,13 +14,17 @@ from ks4diff.products.errors import ConfigError
 from ks4diff.stages.calibrate import CalibrateConfig
 from ks4diff.stages.cosmics import CosmicsConfig
 from ks4diff.stages.detect import DetectConfig
+from ks4diff.stages.ghosts import GhostsConfig
+from ks4diff.stages.hits import HitsConfig
 from ks4diff.stages.match import MatchConfig
 from ks4diff.stages.measure import MeasureConfig
 from ks4diff.stages.quality import QualityConfig
 from ks4diff.stages.register import RegisterConfig
+from ks4diff.stages.residuals import ResidualsConfig
 from ks4diff.stages.score import ScoreConfig
 from ks4diff.stages.signature import SignatureConfig
 from ks4diff.stages.subtract import SubtractConfig
+from ks4diff.stages.trails import TrailsConfig
 from ks4diff.stages.visit import VisitConfig
 
 
@@ -37,6 +41,10 @@ class PipelineConfig:
     subtract: SubtractConfig = field(default_factory=SubtractConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    hits: HitsConfig = field(default_factory=HitsConfig)
+    trails: TrailsConfig = field(default_factory=TrailsConfig)
+    ghosts: GhostsConfig = field(default_factory=GhostsConfig)
+    residuals: ResidualsConfig = field(default_factory=ResidualsConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     visit: VisitConfig = field(default_factory=VisitConfig)

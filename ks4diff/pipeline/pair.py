@@ -20,14 +20,18 @@ from ks4diff.stages.align import align
 from ks4diff.stages.astrometry import solved
 from ks4diff.stages.calibrate import calibrate
 from ks4diff.stages.detect import detect
+from ks4diff.stages.ghosts import flag_ghosts
+from ks4diff.stages.hits import flag_hits
 from ks4diff.stages.match import match
 from ks4diff.stages.measure import measure
 from ks4diff.stages.package import package, select
 from ks4diff.stages.photometry import limiting_flux
 from ks4diff.stages.quality import judge
 from ks4diff.stages.register import register
+from ks4diff.stages.residuals import flag_residuals
 from ks4diff.stages.score import RULES_THRESHOLD, RULES_VERSION, score
 from ks4diff.stages.subtract import subtract
+from ks4diff.stages.trails import flag_trails
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +140,11 @@ def subtract_chips(
         detections = detect(difference, config.detect)
     with clock.step("measure"):
         candidates = measure(detections, chip, template, difference, config.measure)
+    with clock.step("flag"):
+        candidates = flag_hits(candidates, chip, template, matched, config.hits)
+        candidates = flag_trails(candidates, difference, config.trails)
+        candidates = flag_ghosts(candidates, chip, config.ghosts, config.signature.crosstalk)
+        candidates = flag_residuals(candidates, difference, config.residuals)
     with clock.step("score"):
         candidates = score(candidates, difference.psf.fwhm_pix, config.score)
     return SubtractedChip(

@@ -31,6 +31,7 @@ CANDIDATE_FLAGS = (
     CandidateFlag(1024, "alone", False, "not in another exposure of the visit that should show it; may move"),
     CandidateFlag(2048, "trail", True, "on a straight trail, of a satellite, that explains it"),
     CandidateFlag(4096, "crosstalk", True, "where a bright source of another amplifier may leave a ghost"),
+    CandidateFlag(8192, "residual", True, "within what a bright star leaves around itself"),
 )
 FLAG_BIT = {flag.name: flag.bit for flag in CANDIDATE_FLAGS}
 REJECTING_BITS = sum(flag.bit for flag in CANDIDATE_FLAGS if flag.rejecting)

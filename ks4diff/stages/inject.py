@@ -57,9 +57,10 @@ def inject(
     """Return the image with sources added, and their table, `INJECTED`.
 
     ``chip`` is the same image calibrated: its stars, galaxies and noise say where and how bright; ``psf`` is
-    the PSF to use, by default the measured one. ``galaxies`` float64 [3, n] are hosts to use, x, y and FWHM in
-    pixels; by default all that is wider than a star, which in a struck image is particles too. Each pixel's light is drawn from a Poisson distribution with
-    the gain of the pixel's amplifier; sky and read noise are in the image already.
+    the PSF to use, by default the measured one. ``galaxies`` float64 [3, n] are hosts to use: x, y and FWHM
+    in pixels; by default all that is wider than a star, which in a struck image is particles too. Each
+    pixel's light is drawn from a Poisson distribution with the gain of the pixel's amplifier; sky and read
+    noise are in the image already.
     """
     rng = np.random.default_rng(config.seed)
     psf = chip.psf if psf is None else psf
@@ -73,10 +74,12 @@ def inject(
     for row, wanted in zip(table, snr, strict=True):
         x, y = round(float(row["x"])), round(float(row["y"]))
         stamp = psf.at(row["x"], row["y"]).astype(np.float64)
-        stamp = np.maximum(moved(stamp, row["x"] - x, row["y"] - y, stamp.shape[0]), 0)
+        stamp = moved(stamp, row["x"] - x, row["y"] - y, stamp.shape[0])
         gain = _gain(raw, chip, x, y)
         row["snr"], row["flux"] = wanted, _flux(wanted, stamp, chip.noise.sigma, gain)
-        light = rng.poisson(row["flux"] * stamp * gain) / gain
+        electrons = row["flux"] * stamp * gain
+        # the little that a measured PSF has below 0 is taken as it is
+        light = (rng.poisson(np.maximum(electrons, 0)) + np.minimum(electrons, 0)) / gain
         row["drawn"] = light.sum()
         _add(data, light, x, y)
     return replace(raw, data=data), table
@@ -94,7 +97,8 @@ def _gain(raw: RawChip, chip: CalibratedChip, x: int, y: int) -> float:
 def _flux(snr: float, stamp: np.ndarray, sigma: float, gain: float) -> float:
     """Return the counts of a source of this S/N: sky noise ``sigma`` and its own Poisson noise."""
     counts = np.geomspace(0.01, 1e5, 300) * snr * sigma
-    own = [np.sqrt(((c * stamp) ** 2 / (sigma**2 + c * stamp / gain)).sum()) for c in counts]
+    light = np.maximum(stamp, 0)
+    own = [np.sqrt(((c * stamp) ** 2 / (sigma**2 + c * light / gain)).sum()) for c in counts]
     return float(np.exp(np.interp(np.log(snr), np.log(own), np.log(counts))))
 
 
