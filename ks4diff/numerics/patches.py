@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft
 
+from ks4diff.numerics.jit import jit
+
 SMALLEST, LARGEST = 384, 900  # px of an FFT grid: below, overlap costs; above, two no longer fit the cache
 
 
@@ -64,6 +66,20 @@ def weights(span: Span) -> np.ndarray:
         if ramp:
             weight[part] = (np.arange(ramp, dtype=np.float32) + np.float32(0.5)) / np.float32(ramp)
     return weight
+
+
+@jit
+def _add(plane, down, along, out):
+    for y in range(plane.shape[0]):
+        row, to, weight = plane[y], out[y], down[y]
+        for x in range(plane.shape[1]):
+            to[x] += weight * along[x] * row[x]
+
+
+def add(plane: np.ndarray, rows: Span, columns: Span, out: np.ndarray) -> None:
+    """Add a patch's float32 plane, weighted, to its place in the image ``out``, in place."""
+    part = out[rows.start : rows.stop, columns.start : columns.stop]
+    _add(plane, weights(rows), weights(columns), part)
 
 
 def window(image: np.ndarray, rows: Span, columns: Span, margin: int) -> tuple[slice, slice, slice, slice]:

@@ -37,7 +37,7 @@ def _mean(total, x, half):
 
 
 @jit
-def _row_runs(image, core, window, limit, reach, out):
+def _row_runs(image, core, noise, window, limit, reach, out):
     """Mark in ``out`` the runs of `runs` along the rows."""
     rows, columns = image.shape
     total = np.zeros(columns + 1)
@@ -47,7 +47,7 @@ def _row_runs(image, core, window, limit, reach, out):
             continue
         for x in range(columns):
             # one residual of a bright star counts no more than 3 sigma in the mean
-            total[x + 1] = total[x] + min(max(image[y, x], -3.0), 3.0)
+            total[x + 1] = total[x] + min(max(image[y, x] / noise, -3.0), 3.0)
         start, own, holds = 0, 0, False
         for x in range(columns + 1):
             if x < columns and (near[x] or abs(_mean(total, x, window // 2)) > limit):
@@ -60,22 +60,24 @@ def _row_runs(image, core, window, limit, reach, out):
             start, own, holds = x + 1, 0, False
 
 
-def runs(image: np.ndarray, core: np.ndarray, *, window: int, limit: float, reach: int) -> np.ndarray:
+def runs(
+    image: np.ndarray, core: np.ndarray, *, noise: float, window: int, limit: float, reach: int
+) -> np.ndarray:
     """Return bool [y, x]: pixels of rows and columns that stand out for long beside a core.
 
-    A run holds a pixel of ``core`` (bool [y, x]) and goes on as long as the mean of ``image`` (unit variance,
+    A run holds a pixel of ``core`` (bool [y, x]) and goes on as long as the mean of ``image`` (std ``noise``,
     clipped at 3 sigma) over ``window`` px is ``limit`` sigma from 0; it is long when it leaves the core's own
     ``reach`` px by more than 1.2 windows.
     """
     out = np.zeros(core.shape, dtype=np.bool_)
-    _row_runs(image, core, window, limit, reach, out)
+    _row_runs(image, core, noise, window, limit, reach, out)
     for left in range(0, core.shape[1], BLOCK):
         part = slice(left, left + BLOCK)
         if not core[:, part].any():
             continue
         turned = np.zeros(core[:, part].shape[::-1], dtype=np.bool_)
         pixels, cores = np.ascontiguousarray(image[:, part].T), np.ascontiguousarray(core[:, part].T)
-        _row_runs(pixels, cores, window, limit, reach, turned)
+        _row_runs(pixels, cores, noise, window, limit, reach, turned)
         out[:, part] |= turned.T
     return out
 

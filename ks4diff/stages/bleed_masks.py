@@ -19,17 +19,24 @@ class BleedConfig:
     growth_fwhm: float = 1.0  # beyond it a trail takes less than a tenth of a source's score
 
 
-def flag_bleeds(difference: np.ndarray, flags: np.ndarray, fwhm: float, config: BleedConfig) -> None:
+def flag_bleeds(
+    difference: np.ndarray, noise: float, flags: np.ndarray, fwhm: float, config: BleedConfig
+) -> None:
     """Raise BLEED in ``flags``, in place, along rows and columns that stand out beside a saturated star.
 
-    Sought in the white difference ``difference`` (unit variance), where no star hides a trail of a tenth of
+    Sought in the white difference ``difference`` (std ``noise``), where no star hides a trail of a tenth of
     the noise. A trail can be dark: an amplifier driven over its range takes hundreds of pixels to recover.
     """
     saturated = (flags & np.uint16(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
     if not saturated.any():
         return
     found = runs(
-        difference, saturated, window=config.window_pix, limit=config.sigma, reach=int(np.ceil(3 * fwhm))
+        difference,
+        saturated,
+        noise=noise,
+        window=config.window_pix,
+        limit=config.sigma,
+        reach=int(np.ceil(3 * fwhm)),
     )
     grow(found, config.growth_fwhm * fwhm, int(PixelFlag.BLEED), flags)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ks4diff.numerics.moments import half_max_width
-from ks4diff.numerics.patches import Span, spans, weights
+from ks4diff.numerics.patches import Span, add, spans
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Difference, Match
@@ -44,14 +44,13 @@ def subtract(
     kept = []
     for rows, columns, result in _in_turn(pair, [(r, c) for r in down for c in along]):
         part = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        weight = weights(rows)[:, None] * weights(columns)[None, :]
         for out, plane in zip((difference, score, error), result, strict=False):
-            out[part] += weight * plane
+            add(plane, rows, columns, out)
         flags[part] |= result.flags
         kept.append(result._replace(difference=None, score_corr=None, flux_err=None, flags=None))
     noise = _cells([1 / one.flux for one in kept], len(down), shape)
     typical = float(np.median(noise.values))
-    flag_bleeds(difference / np.float32(typical), flags, fwhm, BleedConfig())
+    flag_bleeds(difference, typical, flags, fwhm, BleedConfig())
     flag_border(flags, int(np.ceil(config.edge_fwhm * fwhm)))
     size = max(chip.psf.stamp.shape[0], template.psf.stamp.shape[0])
     return Difference(
