@@ -20,7 +20,7 @@ NO_LIST = StarList(**{n: np.empty(0) for n in ("x", "y", "flux", "fwhm")}, clean
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One image: counts = sky + light, noise by ``gain`` (e-/count), read noise in e-; PSF [n, n] or field."""
+    """One image: counts = sky + light, ``gain`` e-/count, read noise in e-; PSF [n, n] or field."""
 
     psf: np.ndarray | PsfField
     gain: float = 1.5
