@@ -95,8 +95,9 @@ def highest(data: np.ndarray, rows: tuple[int, int], absurd: float) -> tuple[flo
 
 
 @jit
-def _spread(data, limit, y0, y1, reach, absolute, out, value, replace):
-    """Mark in rows [y0, y1) of ``out`` all within ``reach`` steps of a pixel at or above its limit."""
+def _spread(data, limit, rows, reach, absolute, out, value, replace):
+    """Mark in ``rows`` [y0, y1) of ``out`` all within ``reach`` steps of a pixel at or above its limit."""
+    y0, y1 = rows
     height, width = data.shape
     high, wide = limit.shape
     cell = np.arange(width) * wide // width
@@ -122,7 +123,7 @@ def mark_above(
     Around is up to ``reach`` steps along rows and columns. ``data`` [y, x] of any type, NaN is not above.
     """
     limit = np.full((1, 1), level, dtype=np.float64)
-    _spread(data, limit, rows[0], rows[1], reach, False, flags, np.uint16(bit), False)
+    _spread(data, limit, rows, reach, False, flags, np.uint16(bit), False)
 
 
 def clear_above(
@@ -132,12 +133,12 @@ def clear_above(
 
     ``limit`` float64 [n, m]: of each of the n x m equal cells that tile ``data`` [y, x]; around as above.
     """
-    _spread(data, limit, rows[0], rows[1], reach, True, mask.view(np.uint8), np.uint8(0), True)
+    _spread(data, limit, rows, reach, True, mask.view(np.uint8), np.uint8(0), True)
 
 
 @jit
 def _grow(levels, stack):
-    """Raise the 1s joined to a 2 along rows and columns to 2, in place; drop nothing. Return the stack."""
+    """Raise each 2 and the 1s joined to it to 3; ``stack`` is working space, replaced where too short."""
     height, width = levels.shape
     for y in range(height):
         for x in range(width):
@@ -160,9 +161,8 @@ def _grow(levels, stack):
                         levels[b, a] = 3
                         stack[n] = b * width + a
                         n += 1
-    return stack
 
 
 def grow_seeds(levels: np.ndarray) -> None:
-    """Raise to 3, in place, each 2 and each 1 joined to a 2 along rows and columns; uint8 [y, x] of 0, 1, 2."""
+    """Raise to 3, in place, each 2 and each 1 joined to one by rows and columns; uint8 [y, x] of 0, 1, 2."""
     _grow(levels, np.empty(65536, dtype=np.int64))

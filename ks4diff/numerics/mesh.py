@@ -12,7 +12,32 @@ _BINS = 1024  # over +-5 sigma: 0.01 sigma each, the median interpolated in its 
 @jit
 def _clipped(values, n, histogram):
     """Return (mean, median, sigma) of values[:n] after clipping at 3 sigma about the median."""
+    mean, sigma = _guess(values, n)
+    if not sigma > 0:
+        return mean, mean, 0.0
     bins = len(histogram)
+    origin = mean - 5.0 * sigma
+    step = 10.0 * sigma / bins
+    histogram[:] = 0
+    for i in range(n):
+        place = (values[i] - origin) / step
+        if 0 <= place < bins:
+            histogram[int(place)] += 1
+    first, last = 0, bins
+    mean, median, spread = 0.5 * bins, 0.5 * bins, 0.0
+    for _ in range(50):
+        mean, median, spread = _between(histogram, first, last)
+        lower = max(int(median - 3 * spread), 0)
+        upper = min(int(median + 3 * spread) + 1, bins)
+        if lower == first and upper == last:
+            break
+        first, last = lower, upper
+    return origin + mean * step, origin + median * step, spread * step
+
+
+@jit
+def _guess(values, n):
+    """Return (mean, sigma) of values[:n] after one clipping at 2 sigma about the mean."""
     low, high = -np.inf, np.inf
     mean, sigma = 0.0, 0.0
     for _ in range(2):
@@ -27,61 +52,48 @@ def _clipped(values, n, histogram):
         sigma = np.sqrt(max(square / count - mean**2, 0.0))
         mean += values[0]
         low, high = mean - 2 * sigma, mean + 2 * sigma
-    if not sigma > 0:
-        return mean, mean, 0.0
-    origin = mean - 5.0 * sigma
-    step = 10.0 * sigma / bins
-    histogram[:] = 0
-    for i in range(n):
-        place = (values[i] - origin) / step
-        if 0 <= place < bins:
-            histogram[int(place)] += 1
-    first, last = 0, bins
-    median = bins / 2
-    spread, mean = 0.0, 0.0
-    for _ in range(50):
-        total, square, count = 0.0, 0.0, 0
-        for b in range(first, last):
-            c = histogram[b]
-            count += c
-            total += c * (b + 0.5)
-            square += c * (b + 0.5) ** 2
-        if count == 0:
-            break
-        mean = total / count
-        spread = np.sqrt(max(square / count - mean**2, 1.0 / 12))
-        below = 0
-        for b in range(first, last):
-            if 2 * (below + histogram[b]) >= count:
-                median = b + (0.5 * count - below) / histogram[b]
-                break
-            below += histogram[b]
-        lower = max(int(median - 3 * spread), 0)
-        upper = min(int(median + 3 * spread) + 1, bins)
-        if lower == first and upper == last:
-            break
-        first, last = lower, upper
-    return origin + mean * step, origin + median * step, spread * step
+    return mean, sigma
 
 
 @jit
-def _cell_row(image, used, y0, y1, edges, values, histogram, mean, median, sigma, count):
+def _between(histogram, first, last):
+    """Return (mean, median, sigma) of bins [first, last), in bins."""
+    total, square, count = 0.0, 0.0, 0
+    for b in range(first, last):
+        c = histogram[b]
+        count += c
+        total += c * (b + 0.5)
+        square += c * (b + 0.5) ** 2
+    middle = 0.5 * (first + last)
+    if count == 0:
+        return middle, middle, 0.0
+    mean = total / count
+    median = mean
+    below = 0
+    for b in range(first, last):
+        if 2 * (below + histogram[b]) >= count:
+            median = b + (0.5 * count - below) / histogram[b]
+            break
+        below += histogram[b]
+    return mean, median, np.sqrt(max(square / count - mean**2, 1.0 / 12))
+
+
+@jit
+def _cell_row(image, used, rows, edges, values, histogram, found):
     """Write mean, median, scatter and number of used pixels of the cells of one row of cells."""
     for i in range(len(edges) - 1):
         n = 0
-        for y in range(y0, y1):
+        for y in range(rows[0], rows[1]):
             for x in range(edges[i], edges[i + 1]):
                 if used[y, x]:
                     values[n] = image[y, x]
                     n += 1
-        count[i] = n
+        found[3, i] = n
         if n > 0:
-            mean[i], median[i], sigma[i] = _clipped(values, n, histogram)
+            found[0, i], found[1, i], found[2, i] = _clipped(values, n, histogram)
 
 
-def mesh_levels(
-    image: np.ndarray, used: np.ndarray, rows: tuple[int, int], edges: np.ndarray
-) -> np.ndarray:
+def mesh_levels(image: np.ndarray, used: np.ndarray, rows: tuple[int, int], edges: np.ndarray) -> np.ndarray:
     """Return float64 [4, n]: mean, median, sigma and number of the used pixels in a row of n cells.
 
     After clipping at 3 sigma about the median; sigma is that of the clipped values, 1.5 % below that of a
@@ -93,7 +105,7 @@ def mesh_levels(
     found = np.zeros((4, len(edges) - 1))
     values = np.empty((rows[1] - rows[0]) * int(np.diff(edges).max()), dtype=np.float32)
     histogram = np.empty(_BINS, dtype=np.int64)
-    _cell_row(image, used, rows[0], rows[1], edges, values, histogram, *found)
+    _cell_row(image, used, rows, edges, values, histogram, found)
     return found
 
 
@@ -108,7 +120,9 @@ def _roughness(image, used, y0, y1, x0, x1, values):
                 for i in range(-1, 2):
                     whole = whole and used[y + j, x + i]
             if whole:
-                corners = image[y - 1, x - 1] + image[y - 1, x + 1] + image[y + 1, x - 1] + image[y + 1, x + 1]
+                corners = (
+                    image[y - 1, x - 1] + image[y - 1, x + 1] + image[y + 1, x - 1] + image[y + 1, x + 1]
+                )
                 sides = image[y - 1, x] + image[y + 1, x] + image[y, x - 1] + image[y, x + 1]
                 values[n] = (corners - 2 * sides + 4 * image[y, x]) / 6
                 n += 1

@@ -8,36 +8,33 @@ from ks4diff.numerics.jit import jit
 
 
 @jit
+def _mirrored(k, n):
+    """Return where pixel k of an axis of n pixels lies once reflected at its ends."""
+    while k < 0 or k >= n:
+        k = -k - 1 if k < 0 else 2 * n - 1 - k
+    return k
+
+
+@jit
 def _smooth(image, weights, box, line, out):
     """Write the smoothed rectangle (y0, y1, x0, x1) into ``out``; ``line`` holds one row and its borders."""
     height, width = image.shape
     y0, y1, x0, x1 = box
     reach = len(weights) - 1
+    low, high = max(x0 - reach, 0), min(x1 + reach, width)
+    shift = reach - x0
     for y in range(y0, y1):
-        for k in range(reach + 1):
-            above, below = y - k, y + k
-            while above < 0 or above >= height:
-                above = -above - 1 if above < 0 else 2 * height - 1 - above
-            while below < 0 or below >= height:
-                below = -below - 1 if below < 0 else 2 * height - 1 - below
-            low, high = max(x0 - reach, 0), min(x1 + reach, width)
-            shift = reach - x0
-            first, second, weight = image[above], image[below], weights[k]
-            if k == 0:
-                for x in range(low, high):
-                    line[x + shift] = weight * first[x]
-            else:
-                for x in range(low, high):
-                    line[x + shift] += weight * (first[x] + second[x])
-        for i in range(x1 - x0 + 2 * reach):
-            x = i - reach + x0
-            if x < 0 or x >= width:
-                while x < 0 or x >= width:
-                    x = -x - 1 if x < 0 else 2 * width - 1 - x
-                # a mirrored column lies in this very line unless the image is narrower than the kernel
-                at = x - x0 + reach
-                if 0 <= at < len(line):
-                    line[i] = line[at]
+        for x in range(low, high):
+            line[x + shift] = weights[0] * image[y, x]
+        for k in range(1, reach + 1):
+            first, second = image[_mirrored(y - k, height)], image[_mirrored(y + k, height)]
+            weight = weights[k]
+            for x in range(low, high):
+                line[x + shift] += weight * (first[x] + second[x])
+        for x in range(x0 - reach, low):
+            line[x + shift] = line[_mirrored(x, width) + shift]
+        for x in range(high, x1 + reach):
+            line[x + shift] = line[_mirrored(x, width) + shift]
         row = out[y - y0]
         n = x1 - x0
         for i in range(n):
@@ -53,7 +50,7 @@ def gaussian_smooth(
 ) -> np.ndarray:
     """Return float32 [y, x] of a rectangle of the image smoothed by a Gaussian of ``sigma`` px.
 
-    Equal to the same part of `scipy.ndimage.gaussian_filter`: cut at 4 sigma, reflected at the image's border.
+    Equal to that part of `scipy.ndimage.gaussian_filter`: cut at 4 sigma, reflected at the image's border.
     ``image`` float32 [y, x], C-contiguous; ``sigma`` >= 0, 0 gives a copy; slices without steps.
     """
     y0, y1, _ = rows.indices(image.shape[0])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ks4diff.products.cells import Cells
+import numpy as np
+
 from ks4diff.products.chip import CalibratedChip, RawChip
 from ks4diff.stages.background import BackgroundConfig, reduce_chip
 from ks4diff.stages.noise import NoiseConfig, measure_noise
@@ -25,7 +26,8 @@ class CalibrateConfig:
 def calibrate(raw: RawChip, config: CalibrateConfig) -> CalibratedChip:
     """Return the chip ready to be matched: counts without background, PSF, star list and noise.
 
-    The variance of a pixel is the noise that was measured plus the Poisson noise of the smoothed sources,
+    The sky's variance is the noise that was measured, varying over the chip as the reduced chip's does.
+    The variance of a pixel is that plus the Poisson noise of the smoothed sources,
     never of the noisy pixel itself: that would weight low pixels up and skew the score.
 
     Raises
@@ -37,9 +39,11 @@ def calibrate(raw: RawChip, config: CalibrateConfig) -> CalibratedChip:
     reduced = reduce_chip(raw, config.background)
     psf, stars = model_psf(reduced.image, find_stars(reduced, config.stars), reduced.gain, config.psf)
     noise = measure_noise(reduced, psf, config.noise)
+    relative = reduced.image.sky_variance
+    variance = replace(relative, values=relative.values * np.float32((noise.sigma / reduced.rms) ** 2))
     return CalibratedChip(
         raw=raw,
-        image=replace(reduced.image, sky_variance=Cells.constant(noise.sigma**2, reduced.image.shape)),
+        image=replace(reduced.image, sky_variance=variance),
         sky=reduced.sky,
         stars=stars,
         psf=psf,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,9 @@ from ks4diff.products.psf import PsfField
 GRID = (64, 64)  # of the spectrum that is fitted; a covariance of a dozen lags needs no finer
 LEAST_NOISE = 0.93  # of the fitted noise power: its own error is some 5 %
 LOWEST_FREQUENCY = 0.08  # cycles per pixel: below, the background's own errors rule
+THREADS = 2
+
+Box = tuple[slice, slice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,9 @@ class NoiseConfig:
     crowded_correlation: float = 0.12  # sky correlated by more than this at one FWHM is starlight
     psf_power_limit: float = 1e-4  # crowded skies hold 200 times the noise power at low k: 2 % are left here
     fewest_frequencies: float = 0.25  # are fitted, however sharp the PSF
+    patch_pix: int = 512  # looked at in a large image: 260 000 pixels give a covariance to 0.3 % ...
+    patches_along: int = 4  # ... in so many patches each way; a smaller image is looked at whole
+    least_sky: float = 0.05  # a patch with less than this fraction of sky tells nothing
 
 
 def measure_noise(chip: ReducedChip, psf: PsfField, config: NoiseConfig) -> NoiseModel:
@@ -36,9 +44,10 @@ def measure_noise(chip: ReducedChip, psf: PsfField, config: NoiseConfig) -> Nois
     Usually this is the covariance of the source-free pixels, less what is common to far pixels (errors of the
     background) and what has the shape of the PSF (stars too faint to mask). In a crowded field those pixels
     hold more unresolved starlight than noise; there it is the noise beyond the PSF's cut-off frequency, where
-    starlight has no power, that tells.
+    starlight has no power, that tells. A large image is sampled: sixteen patches, the median of their
+    covariances, each on the scale of the whole chip's sky (``chip.image.sky_variance`` over ``chip.rms``²).
     """
-    covariance = autocovariance(chip.image.data, chip.sky, config.max_lag_pix)
+    covariance = _sampled(chip.sky, config, lambda box: _of_chip(chip, box, config))
     lag = _lag(config.max_lag_pix)
     covariance = covariance - max(float(covariance[lag > 0.75 * config.max_lag_pix].mean()), 0.0)
     middle = config.max_lag_pix
@@ -73,14 +82,52 @@ def unshared_noise(
     """
     if any(model.method != "sky" for model in models):
         return models
-    plus, minus = images[0] + images[1], images[0] - images[1]
     far = config.max_lag_pix
-    shared = 0.25 * (autocovariance(plus, sky, far) - autocovariance(minus, sky, far))
+
+    def of_patch(box: Box) -> np.ndarray:
+        first, second = (image[box] for image in images)
+        both = autocovariance(first + second, sky[box], far)
+        return 0.25 * (both - autocovariance(first - second, sky[box], far))
+
+    shared = _sampled(sky, config, of_patch)
     shared = shared - float(shared[_lag(far) > 0.75 * far].mean())
     core = slice(far - config.kernel_lag_pix, far + config.kernel_lag_pix + 1)
     shared = shared[core, core] * taper(2 * config.kernel_lag_pix + 1, 2.0, config.kernel_lag_pix + 1.0)
     power = np.maximum(power_spectrum(shared, GRID), 0.0)
     return _less(models[0], psfs[0], power), _less(models[1], psfs[1], power)
+
+
+def _sampled(sky: np.ndarray, config: NoiseConfig, of_patch: Callable[[Box], np.ndarray]) -> np.ndarray:
+    """Return the median of what the patches with sky (bool [y, x]) give, lag by lag."""
+    boxes = _patches(sky.shape, config)
+    shown = [box for box in boxes if sky[box].mean() > config.least_sky] or boxes
+    with ThreadPoolExecutor(THREADS) as pool:
+        return np.median(list(pool.map(of_patch, shown)), axis=0)
+
+
+def _patches(shape: tuple[int, int], config: NoiseConfig) -> list[Box]:
+    """Return where the noise is looked at: everywhere, or in the middles of equal parts of a large image."""
+    n, side = config.patches_along, config.patch_pix
+    if shape[0] * shape[1] <= (n * side) ** 2 or min(shape) < n * side:
+        return [(slice(0, shape[0]), slice(0, shape[1]))]
+    low = [[(2 * k + 1) * size // (2 * n) - side // 2 for k in range(n)] for size in shape]
+    return [(slice(y, y + side), slice(x, x + side)) for y in low[0] for x in low[1]]
+
+
+def _of_chip(chip: ReducedChip, box: Box, config: NoiseConfig, width: float = 0.0) -> np.ndarray:
+    """Return a patch's covariance on the whole sky's scale, high-passed twice where ``width`` is given."""
+    rows, columns = box
+    margin = int(np.ceil(12 * width)) + 1 if width else 0
+    top, left = max(rows.start - margin, 0), max(columns.start - margin, 0)
+    data = chip.image.data[top : rows.stop + margin, left : columns.stop + margin]
+    if width:
+        data = _high_pass(_high_pass(data, width), width)
+    data = data[rows.start - top :, columns.start - left :][: rows.stop - rows.start]
+    data = data[:, : columns.stop - columns.start]
+    middle = 0.5 * (columns.start + columns.stop - 1), 0.5 * (rows.start + rows.stop - 1)
+    whole = rows.stop - rows.start == chip.sky.shape[0]
+    relative = 1.0 if whole else float(chip.image.sky_variance.at(*middle)) / chip.rms**2
+    return autocovariance(data, chip.sky[box], config.max_lag_pix) / relative
 
 
 def _less(model: NoiseModel, psf: PsfField, shared: np.ndarray) -> NoiseModel:
@@ -110,8 +157,7 @@ def _beyond_cutoff(chip: ReducedChip, psf: PsfField, config: NoiseConfig) -> Noi
     """
     # starlight is filtered out before the sources are masked: cut at a mask's edge it would leak to high k
     width = 0.5 * psf.fwhm_pix / 2.3548
-    data = _high_pass(_high_pass(chip.image.data, width), width)
-    covariance = autocovariance(data, chip.sky, config.max_lag_pix)
+    covariance = _sampled(chip.sky, config, lambda box: _of_chip(chip, box, config, width))
     covariance = covariance * taper(2 * config.max_lag_pix + 1, 0.0, config.max_lag_pix + 1)
     passed = (1 - np.exp(-2 * np.pi**2 * width**2 * _frequency() ** 2)) ** 4
     power = power_spectrum(covariance, GRID) / np.maximum(passed, 1e-6)

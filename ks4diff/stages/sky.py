@@ -39,13 +39,15 @@ def over_strips(work: Callable[[slice], T], n_rows: int, strip: int = STRIP_ROWS
 def sky_level(data: np.ndarray, used: np.ndarray, mesh_pix: int, taken: Cells | None = None) -> Cells:
     """Return the level of the used pixels (bool [y, x]) in cells of about ``mesh_pix``, median filtered.
 
-    ``taken`` is what has been subtracted already, in the same cells; it is part of the level. Cells with less than half of the usual number of used pixels, as under a galaxy, take the level of the
-    nearest others.
+    ``taken`` is what has been subtracted already, in the same cells; it is part of the level. Cells with
+    less than half of the usual number of used pixels, as under a galaxy, take the level of the nearest
+    others.
     """
     mesh = min(mesh_pix, max(min(data.shape) // 4, 16))
     cells = Cells(values=np.empty(cell_grid(data.shape, mesh), dtype=np.float32), shape=data.shape)
     rows, columns = cells.values.shape
-    y, x = (np.rint(np.linspace(0, size, n + 1)).astype(np.int64) for size, n in zip(data.shape, (rows, columns)))
+    y = np.rint(np.linspace(0, data.shape[0], rows + 1)).astype(np.int64)
+    x = np.rint(np.linspace(0, data.shape[1], columns + 1)).astype(np.int64)
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(lambda j: mesh_levels(data, used, (int(y[j]), int(y[j + 1])), x), range(rows)))
     mean, median, sigma, count = np.stack(found, axis=1)
@@ -99,10 +101,10 @@ def subtract_level(data: np.ndarray, level: Cells, used: np.ndarray | None = Non
 def mask_sources(data: np.ndarray, used: np.ndarray, *, threshold: float, peak: float) -> None:
     """Clear in place the used pixels (bool [y, x]) of sources and two pixels around them.
 
-    A source is a patch above ``threshold`` that rises above ``peak`` somewhere, both in units of the spread of
-    the smoothed image there. Only what peaks higher than noise does: masking the noise's own peaks would
-    take 0.035 sigma off the level and 2 % off the noise; summed over a PSF's stamp that level is 2 % of a star
-    of S/N 300.
+    A source is a patch above ``threshold`` that rises above ``peak`` somewhere, both in units of the spread
+    of the smoothed image there. Only what peaks higher than noise does: masking the noise's own peaks would
+    take 0.035 sigma off the level and 2 % off the noise; summed over a PSF's stamp that level is 2 % of a
+    star of S/N 300.
     """
     spread = _smoothed_spread(data, used)
     levels = np.empty(data.shape, dtype=np.uint8)

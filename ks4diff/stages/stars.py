@@ -5,27 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import sep
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from ks4diff.numerics.star_finder import find_maxima, measure_spots, touches_flag
+from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import ReducedChip, StarList
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import PixelFlag
+from ks4diff.stages.sky import over_strips
 
 
 @dataclass(frozen=True, kw_only=True)
 class StarsConfig:
     """What counts as a star."""
 
-    threshold_sigma: float = 3.0  # per pixel of the smoothed image
-    min_pixels: int = 5
-    deblend_contrast: float = 0.005
+    threshold_sigma: float = 7.0  # of a peak in the filtered image: in 85 Mpix no noise peak reaches it
+    first_width_pix: float = 1.2  # Gaussian that seeing is first looked for with; fits FWHM 2 to 4
+    filter_width: float = (
+        0.75  # of the search's Gaussian in the stars' own widths: narrower than they, as ...
+    )
+    # ... the second Gaussian widens the response again and blends must come apart
     min_stars: int = 8  # fewer cannot be registered against chance
     clean_peak_sigma: float = 20.0  # of a clean star's peak, so that its own noise adds little to a PSF
+    least_peak_sigma: float = 8.0  # ... where a cell of 1024 px would have fewer than `enough_in_cell`
+    enough_in_cell: int = 20
+    full_fraction: float = 0.9  # of the saturation level: from there response may bend
     max_ellipticity: float = 0.35  # of a clean star, above the median
     hit_contrast: float = 3.4  # peak over the smoothed peak: a star of FWHM 1.7 px has 3.2, one hot pixel 7
     enough_clean: int = 6  # with fewer, blended stars are let in: their neighbours are fitted anyway
+
+
+Table = dict[str, np.ndarray]
 
 
 def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
@@ -37,43 +47,146 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
         With fewer than ``min_stars`` detections.
 
     """
-    data = np.ascontiguousarray(chip.image.data)
-    # saturated cores are kept: their stars help to see neighbours for what they are
-    mask = (chip.image.flags & ~PixelFlag.SATURATED) != 0
-    sep.set_extract_pixstack(max(300_000, data.size // 4))
-    sep.set_sub_object_limit(4096)
-    objects = sep.extract(
-        data,
-        config.threshold_sigma,
-        err=chip.rms,
-        mask=mask,
-        minarea=config.min_pixels,
-        filter_kernel=star_kernel(),
-        deblend_cont=config.deblend_contrast,
-    )
-    objects = objects[np.isfinite(objects["flux"]) & (objects["flux"] > 0) & (objects["b"] > 0)]
-    objects = objects[~_hits(objects, data, config)]
-    if len(objects) < config.min_stars:
-        raise SkipChip("too few stars", n_stars=float(len(objects)), n_required=float(config.min_stars))
-    objects = objects[np.argsort(-objects["flux"], kind="stable")]
-    fwhm = 2.3548 * np.sqrt(0.5 * (objects["a"] ** 2 + objects["b"] ** 2))
+    first = _detections(chip, config.first_width_pix, config, _sample(chip.image.shape))
+    width = _seeing(first, chip, config) / 2.3548
+    found = _detections(chip, width, config)
+    n = len(found["x"])
+    if n < config.min_stars:
+        raise SkipChip("too few stars", n_stars=float(n), n_required=float(config.min_stars))
     return StarList(
-        x=objects["x"].astype(np.float64),
-        y=objects["y"].astype(np.float64),
-        flux=objects["flux"].astype(np.float64),
-        fwhm=fwhm,
-        clean=_clean(objects, fwhm, chip, config),
+        x=found["x"],
+        y=found["y"],
+        flux=found["flux"],
+        fwhm=found["fwhm"],
+        clean=_clean(found, chip, config),
     )
 
 
-def _hits(objects: np.ndarray, data: np.ndarray, config: StarsConfig) -> np.ndarray:
-    """Return which detections are sharper than any star: cosmic rays and hot pixels.
+def _sample(shape: tuple[int, int]) -> list[slice]:
+    """Return the strips of rows that tell the seeing: all of a small image, five of a large one."""
+    strips = [slice(top, min(top + 128, shape[0])) for top in range(0, shape[0], 128)]
+    return strips[:: max(len(strips) // 5, 1)] if len(strips) > 16 else strips
 
-    Seventy a million pixels, brighter than most stars: they would pass for the stars of very good seeing.
+
+def _seeing(found: Table, chip: ReducedChip, config: StarsConfig) -> float:
+    """Return the FWHM of the stars in pixels, from a sample measured again in a window of their own width."""
+    fwhm = 2.3548 * config.first_width_pix
+    for _ in range(2):
+        if len(found["x"]) < config.min_stars:
+            break
+        bright = found["peak"] >= np.sort(found["peak"])[-min(len(found["peak"]), 500)]
+        fwhm = float(np.clip(np.percentile(found["fwhm"][bright], 30), 1.7, 12.0))
+        spots = np.stack([found["spot_y"], found["spot_x"]], axis=1)
+        found = {**found, **measure_spots(chip.image.data, spots, fwhm / 2.3548)}
+    return fwhm
+
+
+def _detections(
+    chip: ReducedChip, width: float, config: StarsConfig, strips: list[slice] | None = None
+) -> Table:
+    """Return what a Gaussian window of ``width`` px finds and measures, brightest first, hits left out."""
+    image = chip.image
+    per_source = 1 / max(chip.gain, 1e-6)
+
+    def work(rows: slice) -> Table:
+        # saturated cores are kept: their stars help to see neighbours for what they are
+        good = (image.flags[rows] & ~np.uint16(PixelFlag.SATURATED)) == 0
+        spots = find_maxima(
+            image.data,
+            image.sky_variance.over(rows, slice(None)),
+            good,
+            (rows.start, rows.stop),
+            width_pix=config.filter_width * width,
+            threshold=config.threshold_sigma,
+            per_source=per_source,
+        )
+        return {
+            **measure_spots(image.data, spots, width),
+            "spot_y": spots[:, 0],
+            "spot_x": spots[:, 1],
+        }
+
+    parts = over_strips(work, image.shape[0]) if strips is None else [work(rows) for rows in strips]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # sharper than any star are cosmic rays and hot pixels: seventy a million pixels, brighter than most
+    # stars, they would pass for the stars of very good seeing
+    real = (found["contrast"] < config.hit_contrast) & (found["flux"] > 0)
+    order = np.flatnonzero(real)[np.argsort(-found["flux"][real], kind="stable")]
+    return {name: values[order] for name, values in found.items()}
+
+
+def _clean(found: Table, chip: ReducedChip, config: StarsConfig) -> np.ndarray:
+    """Return which detections may build a PSF: bright, star-sized, round, unsaturated, not at the edge.
+
+    Each cell of 1024 px has its own stars' size, as the FWHM varies by 10 to 20 % over a chip, and is let go
+    down to fainter stars where it has few.
     """
-    smooth = ndimage.gaussian_filter(data, 2.5 / 2.3548)
-    y, x = objects["ypeak"], objects["xpeak"]
-    return data[y, x] > config.hit_contrast * np.maximum(smooth[y, x], 1e-30)
+    x, y, peak, fwhm = (found[name] for name in ("x", "y", "peak", "fwhm"))
+    rows, columns = chip.image.shape
+    noise = np.sqrt(chip.image.sky_variance.at(x, y))
+    bright = peak > config.clean_peak_sigma * noise
+    bright = bright if bright.sum() >= 5 else np.ones(len(x), dtype=bool)
+    size = float(np.percentile(fwhm[bright], 30))
+    cells = Cells(values=np.empty(cell_grid(chip.image.shape, CELL_PIX)), shape=chip.image.shape)
+    j, i = cells.cell_of(x, y)
+    cell = j * cells.values.shape[1] + i
+    local = _local_size(fwhm, bright, cell, cells.values.size, size)[cell]
+    ellipticity = 1 - found["ratio"]
+    usable = (fwhm > 0.7 * local) & (fwhm < 1.5 * local)
+    usable &= ellipticity < np.median(ellipticity[bright]) + config.max_ellipticity
+    margin = 2 * size
+    usable &= (x > margin) & (y > margin) & (x < columns - 1 - margin) & (y < rows - 1 - margin)
+    usable &= ~touches_flag(chip.image.flags, x, y, max(int(1.5 * size), 2)) & ~_full(found, chip, config)
+    alone = usable & isolated(x, y, found["flux"], 2.0 * size)
+    enough = _bright_enough(alone, peak / noise, cell, config)
+    if (alone & enough).sum() >= config.enough_clean:
+        return alone & enough
+    return usable & _bright_enough(usable, peak / noise, cell, config)
+
+
+def _local_size(fwhm: np.ndarray, bright: np.ndarray, cell: np.ndarray, n: int, size: float) -> np.ndarray:
+    """Return the FWHM of the stars in each cell [n], ``size`` where fewer than ten bright ones tell."""
+    local = np.full(n, size)
+    for k in range(n):
+        here = fwhm[bright & (cell == k)]
+        if len(here) >= 10:
+            local[k] = np.clip(np.percentile(here, 30), 0.7 * size, 1.5 * size)
+    return local
+
+
+def _full(found: Table, chip: ReducedChip, config: StarsConfig) -> np.ndarray:
+    """Return which detections come near the saturation level, where it is known."""
+    if chip.raw.saturation is None:
+        return np.zeros(len(found["x"]), dtype=bool)
+    level = found["peak"] + chip.background.at(found["x"], found["y"])
+    return level > config.full_fraction * chip.raw.saturation
+
+
+def _bright_enough(
+    chosen: np.ndarray, signal: np.ndarray, cell: np.ndarray, config: StarsConfig
+) -> np.ndarray:
+    """Return which stars rise above the noise by enough, in each cell the brightest few in any case."""
+    enough = signal > config.clean_peak_sigma
+    fainter = chosen & ~enough & (signal > config.least_peak_sigma)
+    n = int(cell.max()) + 1
+    wanted = config.enough_in_cell - np.bincount(cell[chosen & enough], minlength=n)
+    candidates = np.flatnonzero(fainter)
+    candidates = candidates[np.lexsort((-signal[candidates], cell[candidates]))]
+    first = np.searchsorted(cell[candidates], np.arange(n))
+    place = np.arange(len(candidates)) - first[cell[candidates]]
+    enough[candidates[place < wanted[cell[candidates]]]] = True
+    return enough
+
+
+def isolated(x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float) -> np.ndarray:
+    """Return which stars have no neighbour of a tenth of their flux within ``radius`` px."""
+    alone = np.ones(len(x), dtype=bool)
+    pairs = cKDTree(np.stack([x, y], axis=1)).query_pairs(radius, output_type="ndarray")
+    swap = flux[pairs[:, 0]] < flux[pairs[:, 1]]
+    faint, bright = np.where(swap, pairs.T, pairs.T[::-1])
+    alone[faint] = False
+    alone[bright[flux[faint] >= 0.1 * flux[bright]]] = False
+    return alone
 
 
 def star_kernel() -> np.ndarray:
@@ -82,33 +195,3 @@ def star_kernel() -> np.ndarray:
     return np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * (2.5 / 2.3548) ** 2)).astype(
         np.float32
     )
-
-
-def _clean(objects: np.ndarray, fwhm: np.ndarray, chip: ReducedChip, config: StarsConfig) -> np.ndarray:
-    """Return which detections may build a PSF: bright, star-sized, round, unsaturated, not at the edge."""
-    x, y = objects["x"], objects["y"]
-    bright = objects["peak"] > config.clean_peak_sigma * chip.rms
-    sample = bright if bright.sum() >= 5 else np.ones(len(objects), dtype=bool)
-    size = float(np.percentile(fwhm[sample], 30))
-    width = (fwhm > 0.7 * size) & (fwhm < 1.5 * size)
-    ellipticity = 1 - objects["b"] / objects["a"]
-    round_enough = ellipticity < np.median(ellipticity[sample]) + config.max_ellipticity
-    margin = 2 * size
-    rows, columns = chip.image.shape
-    inside = (x > margin) & (y > margin) & (x < columns - 1 - margin) & (y < rows - 1 - margin)
-    bad = ndimage.binary_dilation(chip.image.flags != 0, iterations=max(int(1.5 * size), 2))
-    on_bad = bad[y.astype(int), x.astype(int)]
-    usable = bright & width & round_enough & inside & ~on_bad
-    alone = usable & isolated(x, y, objects["flux"], 2.0 * size)
-    return alone if alone.sum() >= config.enough_clean else usable
-
-
-def isolated(x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float) -> np.ndarray:
-    """Return which stars have no neighbour of a tenth of their flux within ``radius`` px."""
-    tree = cKDTree(np.stack([x, y], axis=1))
-    alone = np.ones(len(x), dtype=bool)
-    for i, j in tree.query_pairs(radius):
-        faint, bright = (i, j) if flux[i] < flux[j] else (j, i)
-        alone[faint] = False
-        alone[bright] &= flux[faint] < 0.1 * flux[bright]
-    return alone

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from ks4diff.numerics.noise import bilinear_covariance
 from ks4diff.products.noise import NoiseModel
-from ks4diff.products.psf import Psf
+from ks4diff.products.psf import Psf, PsfField
 from ks4diff.stages.background import BackgroundConfig, reduce_chip
 from ks4diff.stages.calibrate import CalibrateConfig, calibrate
 from ks4diff.stages.noise import NoiseConfig, measure_noise, unshared_noise
@@ -23,7 +25,8 @@ def field(n, seed, epoch):
 
 
 def psf_of(epoch, n=25):
-    return Psf(stamp=epoch.seeing.stamp(n).astype(np.float32), fwhm_pix=epoch.seeing.fwhm, n_stars=50)
+    psf = Psf(stamp=epoch.seeing.stamp(n).astype(np.float32), fwhm_pix=epoch.seeing.fwhm, n_stars=50)
+    return PsfField.uniform(psf, SHAPE)
 
 
 def noise_of(data, epoch):
@@ -114,3 +117,54 @@ class TestUnshared:
         model = NoiseModel(sigma=10.0, correlation=np.pad([[1.0]], 1), method="high frequencies")
         left = unshared_noise(images, (model, model), self.psfs, self.sky, NoiseConfig())
         assert left == (model, model)
+
+
+class TestLargeImages:
+    """Noise that doubles its variance halfway across, on a chip too large to be looked at whole."""
+
+    shape = (1050, 1200)
+    small = NoiseConfig(patch_pix=128)
+
+    def chip(self, seed):
+        rng = np.random.default_rng(seed)
+        white = rng.normal(0, 12.0, self.shape) * np.where(np.arange(self.shape[1]) < 600, 1.0, np.sqrt(2))
+        return reduce_chip(
+            skies.raw_chip((400 + white).astype(np.float32), skies.BLURRED), BackgroundConfig()
+        )
+
+    @pytest.mark.parametrize("seed", [31, 32])
+    def test_a_sample_of_patches_has_the_noise_of_the_whole(self, seed):
+        chip = self.chip(seed)
+        whole = measure_noise(chip, psf_of(skies.BLURRED), NoiseConfig())
+        part = measure_noise(chip, psf_of(skies.BLURRED), self.small)
+        assert part.method == whole.method == "sky"
+        assert part.sigma == pytest.approx(whole.sigma, rel=0.02)
+        np.testing.assert_allclose(part.correlation, whole.correlation, atol=0.02)
+
+    def test_the_map_follows_the_variance(self):
+        chip = self.chip(33)
+        cells = chip.image.sky_variance.values
+        assert cells.shape == (4, 4)
+        np.testing.assert_allclose(cells[:, :2], 144.0, rtol=0.04)
+        np.testing.assert_allclose(cells[:, 2:], 288.0, rtol=0.04)
+
+    def test_structure_in_one_patch_alone_is_no_noise(self):
+        chip = self.chip(34)
+        before = measure_noise(chip, psf_of(skies.BLURRED), self.small)
+        data = chip.image.data.copy()
+        y, x = np.mgrid[: self.shape[0], : self.shape[1]]
+        data += np.where((y < 260) & (x < 300), 30 * np.sin(x / 3.0), 0).astype(np.float32)
+        after = measure_noise(
+            replace(chip, image=replace(chip.image, data=data)), psf_of(skies.BLURRED), self.small
+        )
+        assert after.sigma == pytest.approx(before.sigma, rel=0.02)
+
+    def test_crowded_patches_agree_with_the_whole(self):
+        epoch = skies.SHARP
+        stars = skies.star_field(35, (600, 640), 22000)
+        data = skies.expose((600, 640), stars.x, stars.y, stars.flux, epoch, 35)
+        chip = reduce_chip(skies.raw_chip(data, epoch), BackgroundConfig())
+        whole = measure_noise(chip, psf_of(epoch), NoiseConfig())
+        part = measure_noise(chip, psf_of(epoch), NoiseConfig(patch_pix=140))
+        assert part.method == whole.method == "high frequencies"
+        assert part.sigma == pytest.approx(whole.sigma, rel=0.05)
