@@ -194,7 +194,9 @@ def _measure(image, spots, width, stray, near, out):
         major2 = 1 / max(1 / max(middle + spread, 1e-3) - 1 / width**2, least)
         minor2 = 1 / max(1 / max(middle - spread, 1e-3) - 1 / width**2, least)
         out[0, k], out[1, k] = x, y
-        out[2, k] = s * np.sqrt((1 + major2 / width**2) * (1 + minor2 / width**2))
+        # what is far wider than the window, a galaxy or a piece of a halo, is not known well enough to add up
+        first, second = min(major2 / width**2, 4.0), min(minor2 / width**2, 4.0)
+        out[2, k] = s * np.sqrt((1 + first) * (1 + second))
         out[3, k] = 2.3548 * np.sqrt(0.5 * (major2 + minor2))
         out[4, k] = np.sqrt(minor2 / major2)
         out[5, k], out[6, k] = _peak(image, int(np.rint(spot[0])), int(np.rint(spot[1])), near)

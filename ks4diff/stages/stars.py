@@ -32,6 +32,8 @@ class StarsConfig:
     full_fraction: float = 0.9  # of the saturation level: from there response may bend
     max_ellipticity: float = 0.35  # of a clean star, above the median
     hit_contrast: float = 3.4  # peak over the smoothed peak: a star of FWHM 1.7 px has 3.2, one hot pixel 7
+    least_ratio: float = 0.35  # of the axes: pieces of bad columns and tracks of cosmic rays have less
+    core_fwhm: float = 8.0  # a full core may peak several times: within so many FWHM one of them is kept
     enough_clean: int = 6  # with fewer, blended stars are let in: their neighbours are fitted anyway
 
 
@@ -111,8 +113,24 @@ def _detections(
     # sharper than any star are cosmic rays and hot pixels: seventy a million pixels, brighter than most
     # stars, they would pass for the stars of very good seeing
     real = (found["contrast"] < config.hit_contrast) & (found["flux"] > 0)
+    real &= found["ratio"] > config.least_ratio
     order = np.flatnonzero(real)[np.argsort(-found["flux"][real], kind="stable")]
-    return {name: values[order] for name, values in found.items()}
+    found = {name: values[order] for name, values in found.items()}
+    kept = _one_per_core(found, chip.image.flags, 2.3548 * width * config.core_fwhm)
+    return {name: values[kept] for name, values in found.items()}
+
+
+def _one_per_core(found: Table, flags: np.ndarray, radius: float) -> np.ndarray:
+    """Return which detections to keep: of those on saturated pixels, ``radius`` px apart, the brightest."""
+    kept = np.ones(len(found["x"]), dtype=bool)
+    y, x = (np.rint(found[name]).astype(np.int64) for name in ("spot_y", "spot_x"))
+    full = np.flatnonzero(flags[y, x] & np.uint16(PixelFlag.SATURATED))
+    if len(full) > 1:
+        tree = cKDTree(np.stack([x[full], y[full]], axis=1))
+        # indices are in order of flux: the later one of a pair is the fainter
+        kept[full[tree.query_pairs(radius, output_type="ndarray").max(axis=1, initial=0)]] = False
+        kept[full[0]] = True
+    return kept
 
 
 def _clean(found: Table, chip: ReducedChip, config: StarsConfig) -> np.ndarray:

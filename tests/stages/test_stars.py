@@ -159,6 +159,24 @@ def test_hits_and_galaxies_are_not_clean():
     assert nearest(clean, *galaxies)[0].min() > 5
 
 
+def test_a_bad_column_a_track_and_a_full_core_are_not_many_stars():
+    stars = lone_stars(16)
+    data = skies.expose(SHAPE, stars.x, stars.y, stars.flux, skies.SHARP, 16)
+    x = int(max(range(40, 300), key=lambda column: np.abs(stars.x - column).min()))
+    data[:, x] += 2000  # of hot pixels, which no bad-pixel map knows
+    track = skies.apart(17, SHAPE, 1, stars, distance=25)[:, 0].astype(int)
+    data[track[1], track[0] : track[0] + 9] += 900
+    middle = skies.apart(18, SHAPE, 1, stars, distance=30)[:, 0].astype(int)
+    data = skies.bleed(data, *middle, 30000.0, radius=8, length=8)
+    chip = reduce_chip(skies.raw_chip(data, skies.SHARP, saturation=30000.0), BackgroundConfig())
+    found = find_stars(chip, StarsConfig())
+    assert np.count_nonzero(np.abs(found.x - x) < 2) <= 2
+    assert np.hypot(found.x - track[0] - 4, found.y - track[1]).min() > 5
+    assert np.count_nonzero(np.hypot(found.x - middle[0], found.y - middle[1]) < 12) <= 1
+    far = np.abs(stars.x - x) > 12
+    assert nearest(found, stars.x[far], stars.y[far])[0].max() < 0.1
+
+
 def test_every_cell_has_clean_stars_though_the_brightest_are_elsewhere():
     """Right half: bright stars; left half: only stars below the usual limit of 20 sigma."""
     shape = (700, 2048)
