@@ -11,6 +11,8 @@ from ks4diff.numerics import polynomial
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.stages.star_photometry import StarRatios
 
+NODE_PIX = 256  # of the scale's map
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleConfig:
@@ -26,6 +28,7 @@ class ScaleConfig:
     systematic_seeing: float = 0.012  # more of it per unit of ln(FWHM ratio): stamps' wings, see bench_match
     stars_per_cell: int = 8  # fewer say nothing that the polynomial does not
     amplifier_sigma: float = 4.0  # a factor less significant is none
+    joint_sigma: float = 4.0  # of what is left: then every amplifier has a factor, drawn towards 1
     stars_per_amplifier: int = 10
     rounds: int = 12
 
@@ -52,8 +55,9 @@ def scale_field(
     """Return the scale over an image of ``shape`` (rows, columns) from at least 3 stars.
 
     A polynomial of the degree that the stars hold, by robust weighted regression; factors of ``amplifiers``
-    (boxes x0, x1, y0, y1) that stand out of it; then each cell of 1024 px goes as far from the polynomial as
-    its own stars prove, w = t² / (t² + e²) with t² the variance that cells show beyond their errors e.
+    (boxes x0, x1, y0, y1) that stand out of it, of all where they differ together; then each cell of 1024 px
+    goes as far from the polynomial as its own stars prove, w = t² / (t² + e²) with t² the variance that cells
+    show beyond their errors e. The map's own cells are of 256 px.
     Errors hold the star-to-star scatter, that of the polynomial, and what the two PSFs' stamps may lack
     differently: more the less alike the images are (``width_ratio``, of their FWHM).
     """
@@ -62,34 +66,51 @@ def scale_field(
     u, v = 2 * stars.x / shape[1] - 1, 2 * stars.y / shape[0] - 1
     degree = _degree((u, v), y, noise, config)
     design = polynomial.design(u, v, degree)
+    n = design.shape[1]
     strips = _membership(stars, amplifiers, config)
+    fit, chosen = _with_amplifiers(design, y, noise, strips, config)
+    factors = _factors(fit, chosen, n, strips, len(amplifiers))
+    grid = cell_grid(shape, CELL_PIX)
+    cells = Cells(values=np.zeros(grid), shape=shape)
+    own = _own_cells(y - fit.model, fit, cells.cell_of(stars.x, stars.y), grid, config)
+    # finer than the cells: a map is level beyond its outermost middles, a polynomial is not
+    fine = cell_grid(shape, NODE_PIX)
+    mx, my = (a.ravel() for a in Cells(values=np.zeros(fine), shape=shape).middles())
+    at = polynomial.design(2 * (mx + 0.5) / shape[1] - 1, 2 * (my + 0.5) / shape[0] - 1, degree)
+    smooth = at @ fit.solution[:n]
+    smooth_error = np.sqrt(np.einsum("ij,jk,ik->i", at, fit.covariance[:n, :n], at))
+    own, error = (Cells(values=part.reshape(grid), shape=shape).at(mx, my) for part in own)
+    value = (1 + smooth + own) * middle
+    stamps = np.hypot(config.systematic, config.systematic_seeing * np.log(width_ratio))
+    total = np.sqrt(smooth_error**2 + error**2 + stamps**2)
+    return ScaleField(
+        scale=Cells(values=value.reshape(fine).astype(np.float32), shape=shape),
+        error=Cells(values=total.reshape(fine).astype(np.float32), shape=shape),
+        factors=factors,
+        scatter=fit.scatter,
+        n_stars=int(fit.keep.sum()),
+    )
+
+
+def _with_amplifiers(
+    design: np.ndarray, y: np.ndarray, noise: np.ndarray, strips: np.ndarray, config: ScaleConfig
+) -> tuple[_Fit, list[int]]:
+    """Return (fit, the amplifiers that have a factor in it, after the terms of ``design``)."""
+    n, count = design.shape[1], strips.shape[1]
     fit = _fitted(design, y, noise, config)
     chosen: list[int] = []
-    while len(chosen) < len(amplifiers) - 1:
+    while len(chosen) < count - 1:
         k = _most_significant(y - fit.model, fit, strips, chosen, config)
         if k is None:
             break
         chosen.append(k)
         fit = _fitted(np.concatenate([design, strips[:, chosen]], axis=1), y, noise, config)
-    n = design.shape[1]
-    factors = _factors(fit, chosen, n, strips, len(amplifiers))
-    grid = cell_grid(shape, CELL_PIX)
-    cells = Cells(values=np.zeros(grid), shape=shape)
-    mx, my = cells.middles()
-    at = polynomial.design(2 * (mx + 0.5) / shape[1] - 1, 2 * (my + 0.5) / shape[0] - 1, degree)
-    smooth = at @ fit.solution[:n]
-    smooth_error = np.sqrt(np.einsum("ij,jk,ik->i", at, fit.covariance[:n, :n], at))
-    own, error = _own_cells(y - fit.model, fit, cells.cell_of(stars.x, stars.y), grid, config)
-    value = (1 + smooth + own) * middle
-    stamps = np.hypot(config.systematic, config.systematic_seeing * np.log(width_ratio))
-    total = np.sqrt(smooth_error**2 + error**2 + stamps**2)
-    return ScaleField(
-        scale=Cells(values=value.reshape(grid).astype(np.float32), shape=shape),
-        error=Cells(values=total.reshape(grid).astype(np.float32), shape=shape),
-        factors=factors,
-        scatter=fit.scatter,
-        n_stars=int(fit.keep.sum()),
-    )
+    spread, evidence = _spread(y, np.concatenate([design, strips[:, chosen]], axis=1), fit, strips)
+    if 2 * evidence > config.joint_sigma**2:
+        chosen = [k for k in range(count) if strips[:, k].any()]
+        prior = np.concatenate([np.zeros(n), np.full(len(chosen), spread**-2)])
+        fit = _fitted(np.concatenate([design, strips[:, chosen]], axis=1), y, noise, config, prior)
+    return fit, chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +143,17 @@ def _degree(place, y: np.ndarray, noise: np.ndarray, config: ScaleConfig) -> int
     return chosen
 
 
-def _fitted(design: np.ndarray, y: np.ndarray, noise: np.ndarray, config: ScaleConfig) -> _Fit:
-    """Return a robust weighted fit whose stars scatter by their noise and as much more as they show."""
+def _fitted(
+    design: np.ndarray,
+    y: np.ndarray,
+    noise: np.ndarray,
+    config: ScaleConfig,
+    prior: np.ndarray | None = None,
+) -> _Fit:
+    """Return a robust weighted fit whose stars scatter by their noise and as much more as they show.
+
+    ``prior`` is the inverse variance about 0 that each term is known with beforehand.
+    """
     keep = np.ones(len(y), dtype=bool)
     solution = np.zeros(design.shape[1])
     scatter = max(1.4826 * float(np.median(np.abs(y))), config.least_scatter)
@@ -137,6 +167,8 @@ def _fitted(design: np.ndarray, y: np.ndarray, noise: np.ndarray, config: ScaleC
         # Huber
         weight = np.where(keep, np.minimum(1.0, config.tuning / np.maximum(pull, 1e-9)), 0.0) / sigma**2
         normal = design.T @ (weight[:, None] * design) + 1e-9 * np.diag((weight[:, None] * design**2).sum(0))
+        if prior is not None:
+            normal += np.diag(prior)
         covariance = np.linalg.inv(normal)
         solution = covariance @ (design.T @ (weight * y))
         scatter = max(_excess(y - design @ solution, noise), config.least_scatter)
@@ -191,6 +223,29 @@ def _most_significant(residual, fit: _Fit, strips: np.ndarray, chosen: list[int]
         if abs(mean) > best * error:
             best, found = abs(mean) / error, k
     return found
+
+
+def _spread(y: np.ndarray, design: np.ndarray, fit: _Fit, strips: np.ndarray) -> tuple[float, float]:
+    """Return (spread of all amplifiers' factors, by how much it raises ln likelihood) beyond ``design``.
+
+    Neighbours that all differ look like a slope, so that none stands out alone: random effects, the design's
+    own terms free, their restricted likelihood in closed form.
+    """
+    weight = fit.keep / fit.sigma**2
+    wz = weight[:, None] * strips
+    wx = weight[:, None] * design
+    gram = design.T @ wx
+    gram[np.diag_indices(len(gram))] *= 1 + 1e-9
+    project = np.linalg.solve(gram, np.concatenate([wx.T @ strips, (wx.T @ y)[:, None]], axis=1))
+    a = strips.T @ wz - (wx.T @ strips).T @ project[:, :-1]
+    b = wz.T @ y - (wx.T @ strips).T @ project[:, -1]
+    best = (0.0, 0.0)
+    for tau in np.geomspace(0.002, 0.2, 21).tolist():
+        inner = np.eye(len(a)) + tau**2 * a
+        gain = 0.5 * tau**2 * float(b @ np.linalg.solve(inner, b)) - 0.5 * float(np.linalg.slogdet(inner)[1])
+        if gain > best[1]:
+            best = (tau, gain)
+    return best
 
 
 def _factors(fit: _Fit, chosen: list[int], n: int, strips, count: int) -> tuple[tuple[float, float], ...]:

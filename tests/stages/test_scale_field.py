@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
+from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.stages.scale_field import ScaleConfig, scale_field
 from ks4diff.stages.star_photometry import StarRatios
 
@@ -55,7 +58,24 @@ def test_a_step_of_the_template_is_followed_by_cells():
         return np.where(y > 2100, 0.8, 0.816)
 
     found = scale_field(stars(4, stepped, n=6000, noise=0.01), SHAPE, [], CONFIG)
-    np.testing.assert_allclose(found.scale.values, stepped(*found.scale.middles()), rtol=0.004)
+    # in the middles of the cells of 1024 px; in between the step is a ramp
+    x, y = (a.ravel() for a in Cells(values=np.zeros(cell_grid(SHAPE, CELL_PIX)), shape=SHAPE).middles())
+    np.testing.assert_allclose(found.scale.at(x, y), stepped(x, y), rtol=0.004)
+
+
+def test_amplifiers_that_all_differ_are_told_from_a_slope_up_to_the_border():
+    factors = np.array([0.985, 0.99, 0.99, 0.98, 0.98, 0.97, 1.06, 1.045])
+    edges = np.linspace(0, SHAPE[1], 9).astype(int)
+    boxes = [(int(a), int(b), 0, SHAPE[0]) for a, b in itertools.pairwise(edges)]
+
+    def stepped(x, y):
+        return 0.5 * factors[np.clip(np.searchsorted(edges, x, side="right") - 1, 0, 7)] + 0 * y
+
+    found = scale_field(stars(9, stepped, n=1500, noise=0.015), SHAPE, boxes, CONFIG)
+    for k, (x0, x1, _, _) in enumerate(boxes):
+        x, y = np.full(5, (x0 + x1) / 2), np.linspace(0.1, 0.9, 5) * SHAPE[0]
+        model = found.scale.at(x, y) * found.factors[k][0]
+        assert abs(model.mean() / (0.5 * factors[k]) - 1) < 0.006
 
 
 def test_few_stars_hold_a_constant_only():
