@@ -27,7 +27,7 @@ CANDIDATE_FLAGS = (
     CandidateFlag(64, "bleed", True, "on a row or column that a saturated star has spilt into"),
     CandidateFlag(128, "near_saturated", False, "a saturated star within five FWHM"),
     CandidateFlag(256, "on_source", False, "a template source at the position: variable, host or residual"),
-    CandidateFlag(512, "cosmic_ray", True, "charge that came not through the PSF, or not in another exposure"),
+    CandidateFlag(512, "cosmic_ray", True, "charge, not light through the PSF, or not in another exposure"),
     CandidateFlag(1024, "alone", False, "not in another exposure of the visit that should show it; may move"),
     CandidateFlag(2048, "trail", True, "on a straight trail, of a satellite, that explains it"),
     CandidateFlag(4096, "crosstalk", True, "where a bright source of another amplifier may leave a ghost"),

@@ -33,6 +33,8 @@ class StarsConfig:
     max_ellipticity: float = 0.35  # of a clean star, above the median
     hit_contrast: float = 3.4  # peak over the smoothed peak: a star of FWHM 1.7 px has 3.2, one hot pixel 7
     least_ratio: float = 0.35  # of the axes: pieces of bad columns and tracks of cosmic rays have less
+    trailed_ratio: float = 0.4  # median of the bright: a trailed frame has 0.2, one full of tracks 0.64, ...
+    trailed_spots: int = 20  # ... told from so many of them
     core_fwhm: float = 8.0  # a full core may peak several times: within so many FWHM one of them is kept
     enough_clean: int = 6  # with fewer, blended stars are let in: their neighbours are fitted anyway
 
@@ -46,7 +48,7 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
     Raises
     ------
     SkipChip
-        With fewer than ``min_stars`` detections.
+        When most bright sources are streaks, or there are fewer than ``min_stars``.
 
     """
     first = _detections(chip, config.first_width_pix, config, _sample(chip.image.shape))
@@ -88,7 +90,9 @@ def _detections(
 ) -> Table:
     """Return what a Gaussian window of ``width`` px finds and measures, brightest first, hits left out."""
     image = chip.image
-    per_source = 1 / max(chip.gain, 1e-6)
+    # a gain that is only assumed says nothing: in units of nanomaggies no star would pass its own noise
+    known = not chip.gain_source.startswith("assumed")
+    per_source = 1 / max(chip.gain, 1e-6) if known else 0.0
 
     def work(rows: slice) -> Table:
         # saturated cores are kept: their stars help to see neighbours for what they are
@@ -113,11 +117,21 @@ def _detections(
     # sharper than any star are cosmic rays and hot pixels: seventy a million pixels, brighter than most
     # stars, they would pass for the stars of very good seeing
     real = (found["contrast"] < config.hit_contrast) & (found["flux"] > 0)
+    _refuse_trailed(found, real, image.sky_variance, config)
     real &= found["ratio"] > config.least_ratio
     order = np.flatnonzero(real)[np.argsort(-found["flux"][real], kind="stable")]
     found = {name: values[order] for name, values in found.items()}
     kept = _one_per_core(found, chip.image.flags, 2.3548 * width * config.core_fwhm)
     return {name: values[kept] for name, values in found.items()}
+
+
+def _refuse_trailed(found: Table, real: np.ndarray, variance: Cells, config: StarsConfig) -> None:
+    """Raise SkipChip where the bright sources are streaks: the telescope did not follow the sky."""
+    bright = real & (found["peak"] > config.clean_peak_sigma * np.sqrt(variance.at(found["x"], found["y"])))
+    if bright.sum() >= config.trailed_spots:
+        ratio = float(np.median(found["ratio"][bright]))
+        if ratio < config.trailed_ratio:
+            raise SkipChip("trailed", axis_ratio=ratio, limit=config.trailed_ratio)
 
 
 def _one_per_core(found: Table, flags: np.ndarray, radius: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import pytest
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.pair import process_pair
 from ks4diff.products.candidates import COLUMNS, FLAG_BIT, REJECTING_BITS
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate
 from ks4diff.products.difference import Difference
 from ks4diff.products.image import MaskedImage, PixelFlag
@@ -113,8 +114,10 @@ class TestMeasured:
         assert (self.flags_near(hurt, 250, 59, 3) & FLAG_BIT["sharp"]).all()
 
     def test_a_bleeding_star_is_saturated_or_bled(self, hurt):
-        bits = FLAG_BIT["saturated"] | FLAG_BIT["bleed"]
-        assert (self.flags_near(hurt, 300, 140, 6) & bits).all()
+        bits = int(PixelFlag.SATURATED | PixelFlag.BLEED)
+        assert (hurt.subtracted.difference.flags[136:145, 300] & bits).all()
+        near = np.hypot(hurt.table["x"] - 300, hurt.table["y"] - 140) < 25
+        assert (hurt.table["flags"][near] & REJECTING_BITS).all()
 
     def test_the_new_source_among_all_this_is_clean(self, hurt):
         row, distance = hurt.nearest(96.3, 247.8)
@@ -158,18 +161,22 @@ def test_flags_of_neighbourhoods():
     none = np.empty(0)
     peaks = [(30.2, 30.1, 20.0), (70.0, 30.0, 20.0), (74.5, 30.0, -18.0), (110.0, 60.0, -20.0)]
     peaks += [(40.0, 90.0, 20.0), (3.0, 60.0, 20.0), (140.0, 90.0, 20.0)]
-    flags = np.zeros(SHAPE, dtype=np.int32)
+    flags = np.zeros(SHAPE, dtype=np.uint16)
     flags[60, 113] = PixelFlag.SATURATED
     flags[90, 42] = PixelFlag.NON_FINITE
     border = np.ones(SHAPE, dtype=bool)
     border[4:-4, 4:-4] = False
-    difference = scored(peaks, np.where(border, np.int32(PixelFlag.EDGE), 0))
+    difference = scored(peaks, np.where(border, np.uint16(PixelFlag.EDGE), np.uint16(0)))
     lone = chip(none, none, none, shape=SHAPE)
     science = replace(lone, image=replace(lone.image, flags=flags))
     data = np.zeros(SHAPE, dtype=np.float32)
     data[88:93, 138:143] = 50
-    below = MaskedImage(data=data, variance=data + 1, flags=np.zeros(SHAPE, dtype=np.int32))
-    template = AlignedTemplate(image=below, psf=lone.psf, noise=NOISE, gain=1.0, coverage=1.0)
+    below = MaskedImage(
+        data=data, flags=np.zeros(SHAPE, dtype=np.uint16), sky_variance=Cells.constant(1.0, SHAPE)
+    )
+    template = AlignedTemplate(
+        image=below, psf=lone.psf, noise=NOISE, gain=1.0, coverage=1.0, area=Cells.constant(1.0, SHAPE)
+    )
     table = measure(detect(difference, DetectConfig()), science, template, difference, MeasureConfig()).table
 
     def names(x, y):
