@@ -35,6 +35,7 @@ from ks4diff.products.ids import CHIPS
 from ks4diff.products.subtracted import without_pixels
 from ks4diff.stages.astrometry import first_wcs
 from ks4diff.stages.cosmics import cleaned
+from ks4diff.stages.detector import with_known_gain
 from ks4diff.stages.footprint import chip_footprint
 from ks4diff.stages.mosaic import as_template
 from ks4diff.stages.photometry import njy_per_count
@@ -246,7 +247,7 @@ def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: Pipeline
     if edges.calibrations is not None:
         site, night = str(files.id.site), files.id.night
         masters = load_masters(edges.calibrations, site, chip, raw.filter, night)
-    raw = remove_signature(raw, masters, config.signature)
+    raw = with_known_gain(remove_signature(raw, masters, config.signature))
     if config.cosmics.clean:
         raw = cleaned(raw, config.cosmics)
     wanted = replace(config.template, margin_pix=max(config.template.margin_pix, POINTING_ERROR_PIX))

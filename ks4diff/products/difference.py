@@ -35,6 +35,8 @@ class Match:
 
     ``scale`` science counts per template count of surface brightness, ``scale_error`` its standard error as a
     fraction, both over the chip; ``flux_scale`` and ``flux_scale_error`` (fraction) are the median ones.
+    ``stamp_error`` is the part of that error which comes of light that the PSFs' stamps lack: it moves
+    fluxes, but the same stamps take it back when static light is subtracted: nothing of it is left there.
     """
 
     flux_scale: float
@@ -45,6 +47,7 @@ class Match:
     background: Cells  # science counts
     science_noise: NoiseModel  # science counts, without what both images share
     template_noise: NoiseModel  # template counts, likewise
+    stamp_error: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def detect(difference: Difference, config: DetectConfig) -> Detections:
     Flagged pixels count, and their candidates carry the flags; only where either image has no data at all is
     there nothing to detect.
     """
-    void = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA
+    void = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA | PixelFlag.DEAD_AMPLIFIER
     usable = (difference.flags & void) == 0
     radius = max(round(config.separation_fwhm * difference.psf.fwhm_pix), 2)
     position = find_peaks(difference.score_corr, usable, config.threshold, radius)

@@ -155,7 +155,7 @@ def _add_context(table, chip, template, difference, unit, config) -> None:
     table["saturated_distance"] = np.minimum(distance[tuple(position)], SATURATED_REACH_PIX)
     noise = template.noise.sigma * difference.flux_scale * unit * np.sqrt(disc.sum())
     on_grown = difference.flags[tuple(position)]
-    void = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA
+    void = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA | PixelFlag.DEAD_AMPLIFIER
     raise_flag = {
         "saturated": (near | on_grown) & PixelFlag.SATURATED != 0,
         "bleed": on_grown & PixelFlag.BLEED != 0,

@@ -28,10 +28,14 @@ class PixelMatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelMatch:
-    """Scale and its error (fraction), and the background per pixel, float32 [y, x] science counts."""
+    """Scale and its error (fraction), and the background per pixel, float32 [y, x] science counts.
+
+    ``stamp_error`` is what of the error the PSFs' stamps make; see `Match`.
+    """
 
     scale: float
     error: float
+    stamp_error: float
     background: np.ndarray
 
 
@@ -79,6 +83,7 @@ def pixel_match(chip: CalibratedChip, template: AlignedTemplate, config: PixelMa
     return PixelMatch(
         scale=scale,
         error=float(np.hypot(np.sqrt(alike) * error / scale, config.least_error)),
+        stamp_error=config.least_error,
         background=background.astype(np.float32),
     )
 

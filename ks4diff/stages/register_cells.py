@@ -107,16 +107,19 @@ def _sums(grid: Cells, j: np.ndarray, i: np.ndarray, values: np.ndarray) -> np.n
 def _map_error(grid: Cells, fit: Fit) -> np.ndarray:
     """Return the rms over each cell of the polynomial's standard error per axis, px.
 
-    The larger of two: one degree more than was fitted would have that error of noise; the degree fitted
-    differs from it by terms that the stars showed but did not prove.
+    The noise of the terms that were fitted, and those that the stars showed but did not prove: of one degree
+    more the values found, or their noise where that is less.
     """
     high, wide = grid.size
     x, y = grid.middles()
-    more, missed = np.zeros(x.shape), np.zeros(x.shape)
+    n = polynomial.n_terms(fit.degree)
+    own, noise, missed = (np.zeros(x.shape) for _ in range(3))
     for down in WITHIN:
         for along in WITHIN:
             points = np.stack([(x + along * wide).ravel(), (y + down * high).ravel()], axis=1)
             columns = polynomial.design(*fit.map.unit(points), fit.error_degree)
-            more += np.einsum("nk,kl,nl->n", columns, fit.covariance, columns).reshape(x.shape)
+            few = columns[:, :n]
+            own += np.einsum("nk,kl,nl->n", few, fit.own_covariance, few).reshape(x.shape)
+            noise += np.einsum("nk,kl,nl->n", columns, fit.covariance, columns).reshape(x.shape)
             missed += 0.5 * ((fit.difference @ columns.T) ** 2).sum(axis=0).reshape(x.shape)
-    return np.sqrt(np.maximum(more, missed) / len(WITHIN) ** 2)
+    return np.sqrt((own + np.minimum(np.maximum(noise - own, 0), missed)) / len(WITHIN) ** 2)

@@ -25,9 +25,9 @@ class FitConfig:
 class Fit:
     """A map with what its error needs, all per matched star [n] or per term.
 
-    ``sigma`` px per axis is a star's noise, ``weight`` 0 of those left out; ``covariance`` [k, k] px² an axis
-    of the terms of degree ``error_degree``, one more than was fitted where the stars hold it, and
-    ``difference`` [2, k] of that fit's terms from those fitted: what was left out for want of proof.
+    ``sigma`` px per axis is a star's noise, ``weight`` 0 of those left out; ``own_covariance`` px² an axis of
+    the terms fitted, ``covariance`` [k, k] of those of ``error_degree``, one more where the stars hold it,
+    and ``difference`` [2, k] of that fit's terms from those fitted: what was left out for want of proof.
     """
 
     map: PixelMap
@@ -35,6 +35,7 @@ class Fit:
     residual: np.ndarray  # float64 [n, 2], template pixels
     sigma: np.ndarray
     weight: np.ndarray
+    own_covariance: np.ndarray
     covariance: np.ndarray
     error_degree: int
     difference: np.ndarray
@@ -99,6 +100,7 @@ def fit_map(
         residual=residual.T,
         sigma=sigma * np.sqrt(spent),
         weight=weight / spent,
+        own_covariance=fits[degree][1] * spent,
         covariance=fits[error_degree][1] * spent,
         error_degree=error_degree,
         difference=_difference(fits[error_degree][0], coefficients),

@@ -35,9 +35,13 @@ class ScaleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleField:
-    """The scale and its error as a fraction, cells; factor and error of each amplifier; stars kept."""
+    """The scale and its error as a fraction, cells; factor and error of each amplifier; stars kept.
+
+    ``stamp_error`` is what of the error the PSFs' stamps make; see `Match`.
+    """
 
     scale: Cells
+    stamp_error: float
     error: Cells
     factors: tuple[tuple[float, float], ...]
     scatter: float  # of one star beyond its noise, fraction
@@ -85,6 +89,7 @@ def scale_field(
     total = np.sqrt(smooth_error**2 + error**2 + stamps**2)
     return ScaleField(
         scale=Cells(values=value.reshape(fine).astype(np.float32), shape=shape),
+        stamp_error=float(stamps),
         error=Cells(values=total.reshape(fine).astype(np.float32), shape=shape),
         factors=factors,
         scatter=fit.scatter,

@@ -10,7 +10,7 @@ import numpy as np
 from ks4diff.numerics import holes, zogy_patch
 from ks4diff.numerics.patches import Span, window
 from ks4diff.numerics.score_variance import Errors, blurred, corrected, terms
-from ks4diff.numerics.zogy import PSF_LIFT
+from ks4diff.numerics.zogy import PSF_LIFT, transform_noise
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Match
@@ -122,8 +122,7 @@ def _filters(pair: Pair, rows: Span, columns: Span) -> tuple[zogy_patch.Filters,
     for image, noise, factor in ((chip, noises[0], 1.0), (template, noises[1], scale)):
         psf = image.psf.at(x, y)
         error = _value(image.psf.error, x, y, 0.0)
-        # the noise of the PSF's transform: of some 1 / sum(P²) pixels in its core
-        noise_of_psf = max(noise_of_psf, error * psf.max() / np.sqrt(np.square(psf).sum()))
+        noise_of_psf = max(noise_of_psf, transform_noise(psf, float(error)))
         gain = image.gain / factor if config.source_noise else np.inf
         error = error if config.psf_noise else 0.0
         sides.append(
@@ -131,9 +130,10 @@ def _filters(pair: Pair, rows: Span, columns: Span) -> tuple[zogy_patch.Filters,
         )
     shift = _value(pair.registration.error, x, y, pair.registration.rms_pix)
     shift2 = shift**2 if config.astrometric_noise else 0.0
-    error = _value(match.scale_error, x, y, match.flux_scale_error) if config.scale_noise else 0.0
-    filters = zogy_patch.filters(*sides, pair.shape, max(PSF_LIFT, float(noise_of_psf)))
-    return filters, Errors(shift2, shift2, error**2)
+    error2 = _value(match.scale_error, x, y, match.flux_scale_error) ** 2 - match.stamp_error**2
+    scale2 = max(error2, 0.0) if config.scale_noise else 0.0
+    filters = zogy_patch.filters(*sides, pair.shape, max(PSF_LIFT, noise_of_psf))
+    return filters, Errors(shift2, shift2, scale2)
 
 
 def _value(cells: Cells, x: float, y: float, otherwise: float) -> float:

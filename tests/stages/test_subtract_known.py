@@ -246,6 +246,22 @@ class TestVariance:
         assert self.spread(known_of, places, n=40) == pytest.approx(1, abs=0.25)
         assert self.spread(known_of, places, n=10, scale_noise=False) > 1.7
 
+    def test_light_that_stamps_lack_widens_no_error(self):
+        """Of a scale's error only what the stamps do not take back themselves counts against static light."""
+        shape, places = (300, 330), [(165, 150, 5e4)]
+        sides = [Side(psf=p, gain=1.0) for p in self.PSFS]
+        parts = light(places, shape, scale=1.0, psfs=self.PSFS)
+
+        def errors(error, stamp_error):
+            made = Plan(science=sides[0], template=sides[1], doubt=Doubt(scale=error))
+            known = made.exposed(shape, np.random.default_rng(7), light=parts)
+            known = replace(known, match=replace(known.match, stamp_error=stamp_error))
+            return run(known).flux_err[150, 165]
+
+        assert errors(0.01, 0.01) == pytest.approx(errors(0.0, 0.0), rel=1e-6)
+        assert errors(0.013, 0.012) == pytest.approx(errors(0.005, 0.0), rel=1e-6)
+        assert errors(0.01, 0.0) > 1.5 * errors(0.01, 0.01)
+
     def test_what_errors_of_the_psf_leave_is_in_it(self):
         """Stars whose PSF differs from the model's by 1 % of the peak in every core pixel."""
         shape, error = (300, 330), 0.01

@@ -12,13 +12,6 @@ DARK_SKY_ADU_120S = {"B": 25.0, "V": 60.0, "R": 165.0, "I": 365.0}
 MOON_SKY_ADU_120S = {"B": 3500.0, "V": 3500.0, "R": 3500.0, "I": 4000.0}
 SEEING_MEDIAN_ARCSEC = {Site.CTIO: 1.21, Site.SAAO: 1.54, Site.SSO: 1.71}
 SEEING_LOG_SIGMA = {Site.CTIO: 0.26, Site.SAAO: 0.23, Site.SSO: 0.28}  # from the 5 and 95 % points
-# section 6: legacy electronics
-GAIN_MEDIAN = {
-    Site.CTIO: {"M": 1.91, "K": 2.12, "N": 1.80, "T": 1.85},
-    Site.SAAO: {"M": 1.67, "K": 1.62, "N": 1.87, "T": 1.62},
-    Site.SSO: {"M": 1.64, "K": 1.66, "N": 1.69, "T": 1.71},
-}
-READ_NOISE_E = {Site.CTIO: 7.1, Site.SAAO: 8.7, Site.SSO: 7.0}
 BIAS_ADU = {Site.CTIO: 2020.0, Site.SAAO: 1750.0, Site.SSO: 1675.0}
 ZEROPOINT_GAIN = 1.88  # electrons per count of the zero points above (CTIO)
 

@@ -11,13 +11,12 @@ from scipy import ndimage
 from ks4diff.numerics.detector import bleed
 from ks4diff.products.ids import Site
 from ks4diff.products.simulated import OVERSCAN, PRESCAN, SimulatedAmplifier
+from ks4diff.stages.detector import GAIN_MEDIAN, READ_NOISE_E
 from ks4diff.stages.sim import artefacts
 from ks4diff.stages.sim.config import (
     BIAS_ADU,
     DARK_SKY_ADU_120S,
-    GAIN_MEDIAN,
     MOON_SKY_ADU_120S,
-    READ_NOISE_E,
     ZEROPOINT_GAIN,
     SimulateConfig,
 )
