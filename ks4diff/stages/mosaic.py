@@ -138,7 +138,16 @@ def as_template(part: TilePart) -> CalibratedChip:
     psf = Psf(stamp=(stamp / stamp.sum()).astype(np.float32), fwhm_pix=fwhm, n_stars=0)
     known = part.gain is not None
     return CalibratedChip(
-        raw=_raw(part, np.empty((0, 0), dtype=np.float32), None),
+        raw=RawChip(
+            data=np.empty((0, 0), dtype=np.float32),
+            file="+".join(part.tile_ids),
+            hdu="0",
+            wcs=part.wcs,
+            gain=part.gain,
+            saturation=part.saturation,
+            zeropoint=part.zeropoint,
+            filter=part.band,
+        ),
         image=part.image,
         sky=None,
         stars=part.stars,
@@ -146,24 +155,4 @@ def as_template(part: TilePart) -> CalibratedChip:
         noise=part.noise,
         gain=part.gain or 1.0,
         gain_source="from the stack's zero point and exposure time" if known else "assumed: 1",
-    )
-
-
-def as_chip(part: TilePart) -> RawChip:
-    """Return a part as an image to calibrate and subtract with; pixels without data are exact zeros."""
-    bad = (part.image.flags & int(~PixelFlag.SATURATED)) != 0
-    return _raw(part, np.where(bad, np.float32(0), part.image.data), part.image.flags)
-
-
-def _raw(part: TilePart, data: np.ndarray, flags: np.ndarray | None) -> RawChip:
-    return RawChip(
-        data=data,
-        file="+".join(part.tile_ids),
-        hdu="0",
-        wcs=part.wcs,
-        gain=part.gain,
-        saturation=part.saturation,
-        zeropoint=part.zeropoint,
-        filter=part.band,
-        flags=flags,
     )
