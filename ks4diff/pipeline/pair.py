@@ -13,8 +13,10 @@ from ks4diff import __version__
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.report import ChipReport, Stopwatch, chip_report
 from ks4diff.products.alert import Alert, Provenance
-from ks4diff.products.chip import CalibratedChip, RawChip
+from ks4diff.products.chip import AlignedTemplate, CalibratedChip, RawChip
+from ks4diff.products.difference import Match
 from ks4diff.products.errors import SkipChip
+from ks4diff.products.registration import Registration
 from ks4diff.products.subtracted import SubtractedChip
 from ks4diff.stages.align import align
 from ks4diff.stages.astrometry import solved
@@ -127,13 +129,7 @@ def subtract_chips(
         When the pair cannot be subtracted, with the reason.
 
     """
-    with clock.step("register"):
-        registration = register(chip, template_chip, config.register)
-    with clock.step("align"):
-        template = align(template_chip, chip, registration, config.calibrate.psf)
-    with clock.step("match"):
-        matched = match(chip, template, config.match)
-        chip = replace(chip, raw=solved(chip, registration, template_chip.raw, matched.flux_scale))
+    chip, template, registration, matched = match_chips(chip, template_chip, config, clock)
     with clock.step("subtract"):
         difference = subtract(chip, template, matched, registration, config.subtract)
     with clock.step("detect"):
@@ -157,6 +153,27 @@ def subtract_chips(
         quality=judge(chip, template, registration, difference, candidates, config.quality, match=matched),
         limiting_flux=limiting_flux(difference),
     )
+
+
+def match_chips(
+    chip: CalibratedChip, template_chip: CalibratedChip, config: PipelineConfig, clock: Stopwatch
+) -> tuple[CalibratedChip, AlignedTemplate, Registration, Match]:
+    """Return (chip with its WCS solved, template on its grid, registration, match): all but the subtraction.
+
+    Raises
+    ------
+    SkipChip
+        When the pair cannot be compared, with the reason.
+
+    """
+    with clock.step("register"):
+        registration = register(chip, template_chip, config.register)
+    with clock.step("align"):
+        template = align(template_chip, chip, registration, config.calibrate.psf)
+    with clock.step("match"):
+        matched = match(chip, template, config.match)
+        chip = replace(chip, raw=solved(chip, registration, template_chip.raw, matched.flux_scale))
+    return chip, template, registration, matched
 
 
 def calibrated(raw: RawChip, config: PipelineConfig) -> CalibratedChip:

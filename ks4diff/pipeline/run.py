@@ -33,13 +33,14 @@ from ks4diff.products.errors import SkipChip
 from ks4diff.products.exposure import ExposureFiles
 from ks4diff.products.ids import CHIPS
 from ks4diff.products.subtracted import without_pixels
+from ks4diff.products.template import TilePart
 from ks4diff.stages.astrometry import first_wcs
 from ks4diff.stages.cosmics import cleaned
 from ks4diff.stages.detector import with_known_gain
 from ks4diff.stages.footprint import chip_footprint
 from ks4diff.stages.mosaic import as_template
 from ks4diff.stages.photometry import njy_per_count
-from ks4diff.stages.signature import remove_signature
+from ks4diff.stages.signature import Signature, find_signature
 from ks4diff.stages.visit import Glimpse, VisitConfig, flag_absent
 
 log = logging.getLogger(__name__)
@@ -228,6 +229,15 @@ def _first_wcs(raw: RawChip, ahead: str) -> WCS | None:
     return first_wcs(raw, read_distortions())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A chip without its detector's signature, and the part of the template under it."""
+
+    signature: Signature
+    raw: RawChip
+    part: TilePart
+
+
 def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: PipelineConfig) -> PairResult:
     """Return what changed on one chip since its template.
 
@@ -235,6 +245,25 @@ def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: Pipeline
     ------
     SkipChip
         When there is no template, or the pair cannot be subtracted.
+    InputError
+        When a file cannot be read.
+
+    """
+    ready = prepared(files, chip, edges, config)
+    clock = Stopwatch()
+    with clock.step("calibrate"):
+        science = calibrated(ready.raw, config)
+    names = (str(files.id), ready.part.tile_ids)
+    return process_chips(science, as_template(ready.part), config, clock, names=names)
+
+
+def prepared(files: ExposureFiles, chip: str, edges: Edges, config: PipelineConfig) -> Prepared:
+    """Return one chip as `process_chip` compares it with its template.
+
+    Raises
+    ------
+    SkipChip
+        When there is no template.
     InputError
         When a file cannot be read.
 
@@ -247,12 +276,10 @@ def process_chip(files: ExposureFiles, chip: str, edges: Edges, config: Pipeline
     if edges.calibrations is not None:
         site, night = str(files.id.site), files.id.night
         masters = load_masters(edges.calibrations, site, chip, raw.filter, night)
-    raw = with_known_gain(remove_signature(raw, masters, config.signature))
+    signature = find_signature(raw, masters, config.signature)
+    raw = with_known_gain(signature.chip)
     if config.cosmics.clean:
         raw = cleaned(raw, config.cosmics)
     wanted = replace(config.template, margin_pix=max(config.template.margin_pix, POINTING_ERROR_PIX))
     part = template_for(edges.templates, chip_footprint(raw.wcs, raw.data.shape), raw.filter, wanted)
-    clock = Stopwatch()
-    with clock.step("calibrate"):
-        science = calibrated(raw, config)
-    return process_chips(science, as_template(part), config, clock, names=(str(files.id), part.tile_ids))
+    return Prepared(signature=signature, raw=raw, part=part)
