@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,10 @@ from ks4diff.numerics.peaks import find_peaks, refine_peaks
 from ks4diff.products.candidates import Detections
 from ks4diff.products.difference import Difference
 from ks4diff.products.image import PixelFlag
+
+WORKERS = 2
+STRIP_ROWS = 512
+VOID = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA | PixelFlag.DEAD_AMPLIFIER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +36,22 @@ def detect(difference: Difference, config: DetectConfig) -> Detections:
     Flagged pixels count, and their candidates carry the flags; only where either image has no data at all is
     there nothing to detect.
     """
-    void = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA | PixelFlag.DEAD_AMPLIFIER
-    usable = (difference.flags & void) == 0
     radius = max(round(config.separation_fwhm * difference.psf.fwhm_pix), 2)
-    position = find_peaks(difference.score_corr, usable, config.threshold, radius)
-    refined, _ = refine_peaks(difference.flux, position)
+    position = find_peaks(difference.score_corr, _usable(difference.flags), config.threshold, radius)
+    refined, _ = refine_peaks(difference.score_corr, position, difference.flux_err)
     _, score = refine_peaks(difference.score_corr, position)
     order = np.argsort(-np.abs(score), kind="stable")  # a peak between pixels gains most by refining
     return Detections(x=refined[0, order], y=refined[1, order], score=score[order])
+
+
+def _usable(flags: np.ndarray) -> np.ndarray:
+    """Return bool [y, x]: neither image lacks data."""
+    out = np.empty(flags.shape, dtype=bool)
+
+    def work(top: int) -> None:
+        rows = slice(top, top + STRIP_ROWS)
+        np.equal(flags[rows] & flags.dtype.type(VOID), 0, out=out[rows])
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(work, range(0, len(flags), STRIP_ROWS)))
+    return out
