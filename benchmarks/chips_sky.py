@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from astropy.wcs import WCS
 
-from benchmarks.chips_truth import psf_truth
 from ks4diff.io.atomic import atomic_path
 from ks4diff.io.kmtnet_write import write_exposure
 from ks4diff.io.kmtnet_write_truth import write_tile
@@ -137,7 +136,6 @@ def _draw(config: SimulateConfig, folder: Path) -> None:
             [exposure.seeing_arcsec, np.mean([c.seeing_arcsec for c in made.contributions])]
         ),
         "rotation_deg": np.array(exposure.at.rotation_deg),
-        **psf_truth(config, drawn, wcs, made, plan),
     }
     with atomic_path(folder / "truth.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **truth)

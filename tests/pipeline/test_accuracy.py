@@ -95,10 +95,11 @@ class TestTheHarness:
     def test_tells_a_pedestal_in_the_wings(self):
         truth = Seeing(fwhm=3.4, beta=3.5).stamp(33)
         truth /= truth.sum()
-        lifted = truth + 0.003 * truth.max()
+        offset = np.hypot(*np.mgrid[-16:17, -16:17])
+        lifted = truth + 0.003 * truth.max() * (offset > chips_measure.UNFADED * 16)
         row = chips_measure.psf_row(lifted, truth)
         assert row["wings"] == pytest.approx(0.003, rel=1e-6)
-        assert row["wings_mean"] == pytest.approx(0.003, rel=1e-6)
+        assert 0 < row["wings_mean"] < 0.003
 
     def test_weighs_a_star_as_counting_does(self):
         psf = Seeing(fwhm=3.0, beta=3.0).stamp(61)
