@@ -16,7 +16,7 @@ class Feature(NamedTuple):
 
 # N, R, D, S: science, template on its scale, difference, S_corr, 63x63 pixels around c, the pixel of the peak
 # of S. If S[c] < 0, D and S change sign and N and R places. d, n, t: D, N, R over the noise of a sky pixel.
-# p: PSF of D at the sub-pixel peak, f its FWHM (at most 11 px). W_k: k x k box, A_r: disc of radius r, both on
+# p: PSF of D at the sub-pixel peak, f its FWHM (at most 11 px). W_k: k x k box, A_r: disc of radius r, on
 # c, good pixels only. F = sum(p d) / sum(p²) in A_2f. "over p's": divided by the same of p. 0/0 is 0; ratios
 # are clipped to +-50.
 FEATURES = (
