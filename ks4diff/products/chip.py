@@ -132,3 +132,4 @@ class AlignedTemplate:
     area: Cells
     nodes: np.ndarray | None = None  # None of a template made on the science grid: ``noise`` holds everywhere
     original_noise: NoiseModel | None = None
+    stars: StarList | None = None  # the template's list on the science grid, fluxes as here; None if unknown

@@ -19,6 +19,7 @@ from ks4diff.products.noise import NoiseModel
 from ks4diff.products.registration import Registration
 from ks4diff.stages.psf_model import PsfConfig, model_psf
 from ks4diff.stages.register import template_position
+from ks4diff.stages.template_stars import on_chip
 
 MIN_COVERAGE = 0.05  # with less overlap there are too few stars to match anything
 NOISE_CELL_PIX = 256  # the depth of a KS4 stack steps at chip and dither borders: sharper than in 1k cells
@@ -67,6 +68,7 @@ def align(
         area=_areas(nodes, shape),
         nodes=nodes,
         original_noise=template.noise,
+        stars=on_chip(template.stars, registration, _areas(nodes, shape), shape),
     )
 
 
