@@ -129,7 +129,16 @@ def subtract_chips(
         When the pair cannot be subtracted, with the reason.
 
     """
-    chip, template, registration, matched = match_chips(chip, template_chip, config, clock)
+    return subtract_matched(match_chips(chip, template_chip, config, clock), config, clock)
+
+
+def subtract_matched(
+    pair: tuple[CalibratedChip, AlignedTemplate, Registration, Match],
+    config: PipelineConfig,
+    clock: Stopwatch,
+) -> SubtractedChip:
+    """Return what `subtract_chips` does, of a pair that `match_chips` has matched."""
+    chip, template, registration, matched = pair
     with clock.step("subtract"):
         difference = subtract(chip, template, matched, registration, config.subtract)
     with clock.step("detect"):

@@ -126,7 +126,7 @@ def _stamps(table: np.ndarray, scene: Scene, middle: tuple[float, float]) -> ker
     return kernel.Stamps(
         *planes,
         bad=stamps(flags != 0, x, y, HALF, True),
-        sigma=np.maximum(sigma, 1e-6 * noise),
+        sigma=np.maximum(sigma, 1e-6 * difference.noise),
         offset=np.stack([table["x"] - px, table["y"] - py], axis=1).astype(np.float64),
         cell=np.zeros(len(table), dtype=np.int64),
         psfs=psfs[:, None],

@@ -1,0 +1,1 @@
+"""Training sets, real/bogus models and efficiency; beside `ks4diff.pipeline` and free to import it."""
