@@ -81,7 +81,7 @@ FEATURES = (
     Feature("sat_dist", False, "distance to the nearest saturated pixel of N or R / f, at most 10"),
     Feature("edge_dist", False, "distance to the border of the image, at most 100 px"),
     Feature("xtalk", False, "ghost of another amplifier expected here, over |flux|"),
-    Feature("log_dens", False, "log10 of other candidates per (150 px)² within 450 px, at least 0.01"),
+    Feature("log_dens", False, "log10 of other |S| >= 5 per (150 px)² within 450 px, at least 0.01"),
     Feature("see_rat", False, "FWHM of N over that of R"),
     Feature("nexp_frac", False, "share of single exposures >= 3 sigma at c, NaN of no stack"),
 )

@@ -19,6 +19,7 @@ from ks4diff.products.subtracted import SubtractedChip
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
 
 HALF = kernel.SIDE // 2
+COUNTED_SCORE = 5.0  # |S_corr| of candidates that make a crowd, whatever the threshold of detection
 CROWD_PIX = 450.0  # 3 arcminutes at 0.4 arcsec
 CROWD_UNIT_PIX = 150.0  # density is per square of this side: an arcminute
 
@@ -57,7 +58,9 @@ def candidate_features(
     table = candidates.table
     shape = scene.chip.image.shape
     out = np.full((len(table), kernel.N_FEATURES), np.nan, dtype=np.float32)
-    density = crowding(table["x"], table["y"], shape, uncounted)
+    weak = np.abs(table["scorr"]) < COUNTED_SCORE
+    left_out = weak if uncounted is None else weak | uncounted
+    density = crowding(table["x"], table["y"], shape, left_out)
     cells = Cells(values=np.zeros(cell_grid(shape, config.cell_pix)), shape=shape)
     j, i = cells.cell_of(table["x"], table["y"])
     parts = []
