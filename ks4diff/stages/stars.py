@@ -35,6 +35,7 @@ class StarsConfig:
     least_ratio: float = 0.35  # of the axes: pieces of bad columns and tracks of cosmic rays have less
     trailed_ratio: float = 0.4  # median of the bright: a trailed frame has 0.2, one full of tracks 0.64, ...
     column_ratio: float = 0.05  # thinner are bad columns, that no light makes
+    trailed_contrast: float = 2.2  # a trail in seeing of 1.7 px has 1.8, a cosmic ray's line of pixels 2.6
     trailed_spots: int = 20  # ... told from so many of them
     core_fwhm: float = 8.0  # a full core may peak several times: within so many FWHM one of them is kept
     enough_clean: int = 6  # with fewer, blended stars are let in: their neighbours are fitted anyway
@@ -128,7 +129,7 @@ def _detections(
 
 def _refuse_trailed(found: Table, real: np.ndarray, variance: Cells, config: StarsConfig) -> None:
     """Raise SkipChip where the bright sources are streaks: the telescope did not follow the sky."""
-    bright = real & (found["ratio"] > config.column_ratio)
+    bright = real & (found["ratio"] > config.column_ratio) & (found["contrast"] < config.trailed_contrast)
     bright &= found["peak"] > config.clean_peak_sigma * np.sqrt(variance.at(found["x"], found["y"]))
     if bright.sum() >= config.trailed_spots:
         ratio = float(np.median(found["ratio"][bright]))

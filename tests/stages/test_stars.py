@@ -197,6 +197,28 @@ def test_too_few_stars_are_refused():
         find_stars(reduced(lone_stars(7, n=5), skies.SHARP, 7), StarsConfig())
 
 
+def streaked(seed, *, trailed):
+    """Return a chip of 30 slanted tracks and 12 stars, or of 30 stars trailed over 24 px."""
+    stars = lone_stars(seed, n=12)
+    data = skies.expose(SHAPE, stars.x, stars.y, stars.flux, skies.SHARP, seed)
+    rng = np.random.default_rng(seed)
+    along = np.arange(-12, 12.5, 0.5)
+    seeing = skies.SHARP.seeing if trailed else skies.Seeing(fwhm=1.0)
+    for x, y in skies.apart(seed + 1, SHAPE, 30, stars, distance=25).T:
+        angle = 0.0 if trailed else rng.uniform(0, np.pi)
+        line = x + along * np.cos(angle), y + along * np.sin(angle), 0 * along + 1e3
+        data = data + skies.draw(SHAPE, *line, seeing).astype(np.float32)
+    return reduce_chip(skies.raw_chip(data, skies.SHARP), BackgroundConfig())
+
+
+def test_a_trailed_frame_is_refused_and_one_with_more_tracks_than_stars_is_not():
+    with pytest.raises(SkipChip, match="trailed"):
+        find_stars(streaked(61, trailed=True), StarsConfig())
+    found = find_stars(streaked(61, trailed=False), StarsConfig())
+    stars = lone_stars(61, n=12)
+    assert nearest(found, stars.x, stars.y)[0].max() < 0.2
+
+
 def test_isolated_against_the_loops():
     rng = np.random.default_rng(15)
     x, y, flux = rng.uniform(0, 60, 80), rng.uniform(0, 60, 80), rng.exponential(1.0, 80)
