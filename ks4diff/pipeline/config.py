@@ -11,13 +11,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ks4diff.pipeline.templates import TemplateConfig
 from ks4diff.products.errors import ConfigError
+from ks4diff.stages.associate import AssociateConfig
 from ks4diff.stages.calibrate import CalibrateConfig
 from ks4diff.stages.cosmics import CosmicsConfig
 from ks4diff.stages.detect import DetectConfig
 from ks4diff.stages.ghosts import GhostsConfig
 from ks4diff.stages.hits import HitsConfig
+from ks4diff.stages.keep import KeepConfig
 from ks4diff.stages.match import MatchConfig
 from ks4diff.stages.measure import MeasureConfig
+from ks4diff.stages.past import HistoryConfig
 from ks4diff.stages.quality import QualityConfig
 from ks4diff.stages.register import RegisterConfig
 from ks4diff.stages.residuals import ResidualsConfig
@@ -48,6 +51,9 @@ class PipelineConfig:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     visit: VisitConfig = field(default_factory=VisitConfig)
+    associate: AssociateConfig = field(default_factory=AssociateConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
+    keep: KeepConfig = field(default_factory=KeepConfig)
     min_rb: float | None = None  # alerts need this score; None takes the model's own threshold
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -84,6 +84,7 @@ class RunReport:
     seconds_total: float
     peak_rss_mb: float
     chips: tuple[ChipReport, ...]
+    association: Mapping[str, Any] | None = None  # status done or waiting, n_associated, n_new_objects
     schema: str = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:

@@ -42,5 +42,9 @@ class SkipChip(Ks4diffError):
         super().__init__(f"{reason} ({detail})" if detail else reason)
 
 
+class HistoryUnavailable(Ks4diffError):
+    """The history's database is away for now; what was to go into it waits in the queue."""
+
+
 class DeliveryError(Ks4diffError):
     """Alerts are safe in the outbox but were not acknowledged by the broker."""

@@ -65,10 +65,11 @@ class ObjectSummary:
     ra: float  # ICRS degrees, weighted mean of the detections
     dec: float
     position_err_arcsec: float  # standard error per axis
-    n_detections: int
+    n_detections: int  # unflagged, one an exposure at most
     n_covered: int  # exposures that covered the place
     first_mjd: float
     last_mjd: float
+    n_rejected: int = 0  # candidates at the place with a rejecting flag: known, but no part of the history
 
 
 @dataclass(frozen=True, kw_only=True)
