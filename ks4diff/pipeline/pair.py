@@ -11,6 +11,7 @@ import numpy as np
 
 from ks4diff import __version__
 from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.pipeline.rb import model_id, scored, threshold
 from ks4diff.pipeline.report import ChipReport, Stopwatch, chip_report
 from ks4diff.products.alert import Alert, Provenance
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip, RawChip
@@ -22,6 +23,7 @@ from ks4diff.stages.align import align
 from ks4diff.stages.astrometry import solved
 from ks4diff.stages.calibrate import calibrate
 from ks4diff.stages.detect import detect
+from ks4diff.stages.features import Scene
 from ks4diff.stages.ghosts import flag_ghosts
 from ks4diff.stages.hits import flag_hits
 from ks4diff.stages.match import match
@@ -31,7 +33,6 @@ from ks4diff.stages.photometry import limiting_flux
 from ks4diff.stages.quality import judge
 from ks4diff.stages.register import register
 from ks4diff.stages.residuals import flag_residuals
-from ks4diff.stages.score import RULES_THRESHOLD, RULES_VERSION, score
 from ks4diff.stages.subtract import subtract
 from ks4diff.stages.trails import flag_trails
 
@@ -107,7 +108,7 @@ def decided(result: PairResult, config: PipelineConfig) -> PairResult:
 
     Once more after candidates have been flagged by what other exposures show.
     """
-    min_rb = RULES_THRESHOLD if config.min_rb is None else config.min_rb
+    min_rb = threshold(config.score, config.min_rb)
     rows, dropped = select(result.subtracted, min_rb=min_rb)
     alerts = package(result.subtracted, rows, result.provenance, exposure=result.exposure, min_rb=min_rb)
     log.info(
@@ -151,7 +152,8 @@ def subtract_matched(
         candidates = flag_ghosts(candidates, chip, config.ghosts, config.signature.crosstalk)
         candidates = flag_residuals(candidates, difference, config.residuals)
     with clock.step("score"):
-        candidates = score(candidates, difference.psf.fwhm_pix, config.score)
+        scene = Scene(chip, template, matched, difference)
+        candidates, reasons = scored(candidates, scene, config.score)
     return SubtractedChip(
         chip=chip,
         template=template,
@@ -161,6 +163,7 @@ def subtract_matched(
         candidates=candidates,
         quality=judge(chip, template, registration, difference, candidates, config.quality, match=matched),
         limiting_flux=limiting_flux(difference),
+        rb_reasons=reasons,
     )
 
 
@@ -200,7 +203,7 @@ def _provenance(
         software=SOFTWARE,
         config_digest=config.digest(),
         template_ids=template_ids,
-        model_id=RULES_VERSION,
+        model_id=model_id(config.score),
         science_file=Path(subtracted.chip.raw.file).name,
         seeing=subtracted.chip.psf.fwhm_pix,
         template_seeing=subtracted.template.psf.fwhm_pix,

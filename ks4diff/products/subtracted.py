@@ -24,6 +24,7 @@ class SubtractedChip:
     candidates: Candidates
     quality: Quality
     limiting_flux: float  # median 5-sigma flux of a point source over the unmasked pixels, science counts
+    rb_reasons: tuple[tuple[str, ...], ...] = ()  # of each candidate what moved its score most; () by rules
 
 
 def without_pixels(subtracted: SubtractedChip) -> SubtractedChip:

@@ -1,12 +1,17 @@
-"""A first real/bogus score by plain rules, until the forest is trained."""
+"""The real/bogus score: by a trained forest, or by plain rules where there is none."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ks4diff.numerics.features import SIDE
+from ks4diff.numerics.forest import contributions, predicted
 from ks4diff.products.candidates import REJECTING_BITS, Candidates
+from ks4diff.products.features import FEATURE_NAMES
+from ks4diff.products.model import RB_BIT, RbModel
+from ks4diff.stages.features import FeaturesConfig, Scene, candidate_features
 
 RULES_VERSION = "rules-0"
 RULES_THRESHOLD = 0.5
@@ -14,8 +19,13 @@ RULES_THRESHOLD = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """How fast each rule's factor falls."""
+    """Which model scores, and how fast each factor of the rules falls."""
 
+    model: str = ""  # folder of a model; empty takes the one that comes with ks4diff, "rules" none
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    reasons: int = 3  # features named with a score, those that moved it most
+    crosstalk_share: float = 0.1  # of the flux: a larger ghost may explain enough to mislead
+    near_saturated_fwhm: float = 5.0  # as the flag of candidates
     width_tolerance: float = 0.35  # of ln(FWHM over the PSF's) at high S/N
     opposite_scale: float = 0.45  # opposite lobe over peak at which the factor is 1/e
     strong_score: float = 7.0  # |S_corr| at which noise and residuals no longer outnumber real sources
@@ -45,7 +55,53 @@ def score(candidates: Candidates, fwhm_pix: float, config: ScoreConfig) -> Candi
     rb = alike * agree * lobes * strong
     withheld = ~np.isfinite(rb) | (table["masked_fraction"] > config.max_masked_fraction)
     table["rb"] = np.where(withheld, np.nan, rb)
+    table["rb_flags"] = RB_BIT["no_model"] | np.where(withheld, RB_BIT["masked"], 0)
     return replace(candidates, table=table)
+
+
+def score_by_model(
+    candidates: Candidates, scene: Scene, model: RbModel, config: ScoreConfig
+) -> tuple[Candidates, tuple[tuple[str, ...], ...]]:
+    """Return the candidates with ``rb`` and ``rb_flags``, and of each what moved its score most.
+
+    ``rb`` is the forest's answer, calibrated: the probability to be real among candidates of which the
+    model's ``prior`` is. NaN where the stamp cannot be trusted. A reason is a feature's name with + or -, as
+    it moved the score up or down.
+    """
+    table = candidates.table.copy()
+    vector = candidate_features(candidates, scene, config.features)
+    samples = np.ascontiguousarray(vector[:, [FEATURE_NAMES.index(name) for name in model.features]])
+    known = np.isfinite(vector[:, 0])
+    forest = model.forest
+    rb = np.full(len(table), np.nan)
+    raw = predicted(*forest.walk(), samples[known])
+    rb[known] = np.interp(raw, forest.calibration_x, forest.calibration_y)
+    table["rb"] = rb
+    table["rb_flags"] = _rb_flags(table, samples, known, scene, model, config)
+    reasons: list[tuple[str, ...]] = [()] * len(table)
+    moved = contributions(*forest.walk(), samples[known])
+    for row, by in zip(np.flatnonzero(known), moved, strict=True):
+        order = np.argsort(-np.abs(by), kind="stable")[: config.reasons]
+        reasons[row] = tuple(f"{model.features[k]}{'+' if by[k] > 0 else '-'}" for k in order if by[k] != 0)
+    return replace(candidates, table=table), tuple(reasons)
+
+
+def _rb_flags(table, samples, known, scene: Scene, model: RbModel, config: ScoreConfig) -> np.ndarray:
+    """Return int32 [n]: why scores are withheld or weak, bits of `RB_FLAGS`."""
+    rows, columns = scene.chip.image.shape
+    x, y, reach = table["x"], table["y"], SIDE // 2
+    beyond = (samples < model.forest.lowest) | (samples > model.forest.highest)
+    raised = {
+        "masked": ~known,
+        "edge": (np.minimum(x, columns - 1 - x) < reach) | (np.minimum(y, rows - 1 - y) < reach),
+        "saturated": table["saturated_distance"] < config.near_saturated_fwhm * scene.difference.psf.fwhm_pix,
+        "crosstalk": table["crosstalk_ratio"] > config.crosstalk_share,
+        "out_of_range": known & beyond.any(axis=1),
+    }
+    out = np.zeros(len(table), dtype=np.int32)
+    for name, value in raised.items():
+        out[value] |= RB_BIT[name]
+    return out
 
 
 def rank(candidates: Candidates) -> np.ndarray:
