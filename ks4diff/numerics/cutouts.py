@@ -19,6 +19,16 @@ def cut(
     _cut(out, data, masks[0], masks[-1], place, np.float32(factor))
 
 
+def products(first: np.ndarray, second: np.ndarray, at: np.ndarray, half: int) -> np.ndarray:
+    """Return float32 [n, 2 half + 1, 2 half + 1]: one image times the other around places ``at`` [2, n].
+
+    ``first`` and ``second`` float32 [y, x]; 0 beyond the border and where the product is not finite.
+    """
+    out = np.empty((at.shape[1], 2 * half + 1, 2 * half + 1), dtype=np.float32)
+    _products(first, second, np.ascontiguousarray(np.rint(at), dtype=np.int64), out)
+    return out
+
+
 def outline(first: np.ndarray, first_bits: int, second: np.ndarray, second_bits: int) -> np.ndarray:
     """Return int64 [n, 2], (x, y): the pixels with a bit raised in either mask that border on one without.
 
@@ -48,6 +58,23 @@ def _cut(out, data, first, second, place, factor):
                     out[n, j, i] = data[yy, xx] * factor
                 else:
                     out[n, j, i] = np.nan
+
+
+@jit
+def _products(first, second, place, out):
+    side = out.shape[1]
+    half = side // 2
+    height, width = first.shape
+    for n in range(out.shape[0]):
+        x, y = place[0, n] - half, place[1, n] - half
+        for j in range(side):
+            for i in range(side):
+                yy, xx = y + j, x + i
+                out[n, j, i] = 0
+                if 0 <= yy < height and 0 <= xx < width:
+                    value = first[yy, xx] * second[yy, xx]
+                    if np.isfinite(value):
+                        out[n, j, i] = value
 
 
 @jit

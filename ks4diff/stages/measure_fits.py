@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ks4diff.numerics.moments import stamps
+from ks4diff.numerics.cutouts import products
 from ks4diff.numerics.point_pair import MARGIN, autocorrelation, fit_pairs
 from ks4diff.numerics.streak_fit import REACH, fit_streaks
 from ks4diff.products.difference import Difference
@@ -24,7 +24,7 @@ def add_fits(rows: np.ndarray, place: Place, difference: Difference) -> None:
         at = np.stack([x - np.rint(x), y - np.rint(y)])
         error = np.maximum(part["flux_err"].astype(np.float64), 1e-30)
         wide = REACH + MARGIN
-        boxes = _flux_boxes(difference, x, y, max(half, wide))
+        boxes = products(difference.score_corr, difference.flux_err, np.stack([x, y]), max(half, wide))
         low = (boxes.shape[1] - 2 * half - 1) // 2
         near = np.ascontiguousarray(boxes[:, low : low + 2 * half + 1, low : low + 2 * half + 1])
         pair = fit_pairs(near, error, at, alike)
@@ -35,9 +35,3 @@ def add_fits(rows: np.ndarray, place: Place, difference: Difference) -> None:
         streak = fit_streaks(boxes[:, low : low + 2 * wide + 1, low : low + 2 * wide + 1], error, at, alike)
         part["trail_length"], part["trail_angle"] = streak.length, np.degrees(streak.angle)
         part["trail_dchi2"] = streak.gain
-
-
-def _flux_boxes(difference: Difference, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
-    """Return float64 [n, side, side]: S / F_S around each place, 0 beyond the image and where unknown."""
-    score = stamps(difference.score_corr, x, y, half, 0.0).astype(np.float64)
-    return np.nan_to_num(score * stamps(difference.flux_err, x, y, half, 0.0), posinf=0.0, neginf=0.0)
