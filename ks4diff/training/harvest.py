@@ -16,6 +16,7 @@ from scipy import ndimage
 from ks4diff.io.atomic import atomic_path
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.pair import calibrated, match_chips, subtract_chips, subtract_matched
+from ks4diff.pipeline.rb import RULES
 from ks4diff.pipeline.report import Stopwatch
 from ks4diff.products.candidates import REJECTING_BITS
 from ks4diff.products.chip import CalibratedChip
@@ -37,7 +38,7 @@ ROW = np.dtype(
     [
         ("real", "?"),
         ("tag", "U16"),
-        ("round", "i1"),  # 0 nothing added, 1 and up sources added, -1 the template moved
+        ("round", "i1"),  # of injection; -1 the template moved
         ("x", "f4"),
         ("y", "f4"),
         ("scorr", "f4"),
@@ -65,7 +66,7 @@ class HarvestConfig:
     inject: InjectConfig = field(
         default_factory=lambda: InjectConfig(snr_range=(4.0, 50.0), star_share=0.15, galaxy_share=0.4)
     )
-    shifted_share: float = 0.5  # of chips that are also subtracted with the template moved ...
+    shifted_share: float = 0.25  # of chips that are also subtracted with the template moved ...
     shifted_pix: tuple[float, float] = (0.3, 1.0)  # ... by this much: dipoles of every size
     most_shifted: int = 300  # rows of such a chip: they would outnumber all others
 
@@ -93,26 +94,45 @@ def harvest(folder: Path, config: HarvestConfig, seed: int, numbers: range) -> I
 
 def harvest_chip(sim: SimulateConfig, config: HarvestConfig) -> dict[str, np.ndarray]:
     """Return "features" float32 [n, 60], "rows" [n] of `ROW` and the facts of one chip."""
-    pipeline = PipelineConfig()
-    pipeline = replace(pipeline, detect=replace(pipeline.detect, threshold=config.threshold))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            drawn = draw(sim, harvest_pipeline(config), Path(folder))
+        except SkipChip as skip:
+            return _packed([], {"group": "", "site": sim.site, "seed": sim.seed, "reason": str(skip)})
+    return harvest_drawn(drawn, config)
+
+
+def harvest_pipeline(config: HarvestConfig) -> PipelineConfig:
+    """Return the pipeline's configuration with the harvest's threshold; scored by rules."""
+    plain = PipelineConfig()
+    return replace(
+        plain,
+        detect=replace(plain.detect, threshold=config.threshold),
+        score=replace(plain.score, model=RULES),
+    )
+
+
+def harvest_drawn(drawn: Drawn, config: HarvestConfig) -> dict[str, np.ndarray]:
+    """Return what `harvest_chip` does, of a chip that is drawn already."""
+    pipeline, sim = harvest_pipeline(config), drawn.config
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    facts = {"group": "", "site": sim.site, "band": sim.band, "reason": "", "seed": sim.seed}
+    facts = {"group": drawn.group, "site": sim.site, "band": sim.band, "reason": "", "seed": sim.seed}
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            drawn = draw(sim, pipeline, Path(folder))
-        facts["group"] = drawn.group
         template = as_template(drawn.ready.part)
         plain = calibrated(drawn.ready.raw, pipeline)
-        done = subtract_chips(plain, template, pipeline, Stopwatch())
-        facts |= _facts(done, sim)
-        parts.append(_rows(done, drawn, np.zeros(0, INJECTED), config, 0))
-        parts += _rounds(plain, template, drawn, pipeline, config)
-        rng = np.random.default_rng([sim.seed, 62])
-        if rng.random() < config.shifted_share:
+        for number in range(config.rounds):
+            done, injected = _injected(plain, template, drawn, config, number)
+            facts |= _facts(done, sim)
+            parts.append(_rows(done, drawn, injected, config, number))
+        if np.random.default_rng([sim.seed, 62]).random() < config.shifted_share:
             parts.append(_shifted(plain, template, drawn, pipeline, config))
     except SkipChip as skip:
         facts["reason"] = str(skip)
         log.warning("chip %d: %s", sim.seed, skip)
+    return _packed(parts, facts)
+
+
+def _packed(parts: list[tuple[np.ndarray, np.ndarray]], facts: dict) -> dict[str, np.ndarray]:
     features = np.concatenate([part[0] for part in parts] or [np.zeros((0, 60), dtype=np.float32)])
     rows = np.concatenate([part[1] for part in parts] or [np.zeros(0, ROW)])
     return {"features": features, "rows": rows, **{name: np.array(value) for name, value in facts.items()}}
@@ -128,28 +148,23 @@ def _facts(done: SubtractedChip, sim: SimulateConfig) -> dict:
     }
 
 
-def _rounds(
-    plain: CalibratedChip,
-    template: CalibratedChip,
-    drawn: Drawn,
-    pipeline: PipelineConfig,
-    config: HarvestConfig,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield what injected sources became; the rest of each round was harvested without them."""
+def _injected(
+    plain: CalibratedChip, template: CalibratedChip, drawn: Drawn, config: HarvestConfig, number: int
+) -> tuple[SubtractedChip, np.ndarray]:
+    """Return the subtraction after sources were added to the image as read, and their table."""
+    pipeline = harvest_pipeline(config)
     hosts = drawn.truth["sources"]
     hosts = hosts[(hosts["kind"] == b"galaxy") & (hosts["mag"] < BRIGHT_HOST_MAG)]
     galaxies = np.array([hosts["x"], hosts["y"], np.full(len(hosts), HOST_FWHM_PIX)])
-    for number in range(1, config.rounds + 1):
-        wanted = replace(config.inject, seed=drawn.config.seed * 10 + number)
-        changed, injected = inject(drawn.ready.raw, plain, wanted, galaxies=galaxies)
-        done = subtract_chips(calibrated(changed, pipeline), template, pipeline, Stopwatch())
-        yield _rows(done, drawn, injected, config, number)
+    wanted = replace(config.inject, seed=drawn.config.seed * 10 + number)
+    changed, injected = inject(drawn.ready.raw, plain, wanted, galaxies=galaxies)
+    return subtract_chips(calibrated(changed, pipeline), template, pipeline, Stopwatch()), injected
 
 
 def _rows(
     done: SubtractedChip, drawn: Drawn, injected: np.ndarray, config: HarvestConfig, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (features, rows) of a subtraction's candidates: all of round 0, of others the injected only."""
+    """Return (features, rows) of a subtraction's candidates: all of round 0, of others what was added."""
     table = done.candidates.table
     tags = tag_candidates(
         table,
