@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ks4diff.cli.output import alert_line, json_record
+from ks4diff.cli.output import alert_line, counted, json_record
+from ks4diff.products.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 
 DEFAULT_TOPIC = "ks4.alerts.v1"  # that of io/sinks.py, repeated so that --help loads no database driver
 _DEADLINE_S = 60.0
+_NAMED_BY = ("alertId", "messageId", "candid", "diaSourceId")  # what a file of a record is called by
 
 KafkaOption = Annotated[str, typer.Option("--kafka", metavar="HOST:PORT[,...]", help="Kafka servers.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output, without the stamps.")]
@@ -127,34 +129,83 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Avro container file, of any survey.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Avro containers or messages of any survey.")
+    ],
     as_json: JsonOption = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw each alert's stamps to DIR/<identifier>.png.")
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(metavar="AVSC", help="Schema of messages that carry none and are not ours, as Rubin's."),
+    ] = None,
 ) -> None:
-    """Print the alerts of an Avro file.
+    """Print the alerts of Avro files, of ours or of another survey, one line each.
 
-    Example: ks4diff alerts show out/alerts.avro
+    Example: ks4diff alerts show out/alerts.avro --save pictures
     """
-    from ks4diff.io.packets import read_container
+    from ks4diff.io.packets import load_foreign_schema, read_container
 
-    container = read_container(file)
-    log.info(
-        "%s: %d records of schema %s", file, len(container.records), container.schema_name or "(unnamed)"
-    )
-    if not as_json:
-        typer.echo(f"schema {container.schema_name or '-'}, {len(container.records)} alerts")
-    for record in container.records:
-        _show(record, as_json=as_json)
+    parsed = None if schema is None else load_foreign_schema(schema)
+    for file in files:
+        container = read_container(file, schema=parsed)
+        name = container.schema_name or "-"
+        log.info("%s: %d records of schema %s", file, len(container.records), name)
+        if not as_json:
+            typer.echo(f"schema {name}, {counted(len(container.records), 'record')}")
+        for record in container.records:
+            _show(record, as_json=as_json)
+            if save is not None and "messageId" not in record:
+                _draw(record, save)
 
 
 @app.command()
-def schema() -> None:
-    """Print the newest alert schema, nested records expanded, as JSON.
+def schema(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="Such as 1.0; the newest when left out.")
+    ] = None,
+    exposure: Annotated[
+        bool, typer.Option("--exposure", help="Of the message that an exposure is done, not of alerts.")
+    ] = False,
+) -> None:
+    """Print a schema of ours, nested records expanded, as JSON.
 
     Example: ks4diff alerts schema > ks4.avsc
     """
     from ks4diff.io.packets import schema_json
 
-    typer.echo(schema_json())
+    typer.echo(schema_json(version, exposure=exposure))
+
+
+def _draw(record: dict[str, Any], folder: Path) -> None:
+    """Draw an alert's three stamps; one without any, or with damaged ones, is logged."""
+    from ks4diff.io.foreign import cutouts
+    from ks4diff.io.pictures import write_triplet
+
+    stem = _file_stem(record)
+    try:
+        stamps = cutouts(record)
+    except InputError as error:
+        log.warning("%s: %s; no picture", stem, error)
+        return
+    if stamps is None:
+        log.warning("%s: no stamps, no picture", stem)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_triplet(folder / f"{stem}.png", stamps, caption=_caption(record))
+
+
+def _caption(record: dict[str, Any]) -> str:
+    from ks4diff.io.foreign import digest
+
+    seen = digest(record)
+    parts = [seen.object, seen.band, seen.mag and f"{seen.mag:.2f}", seen.mjd and f"MJD {seen.mjd:.4f}"]
+    parts += [
+        None if seen.ra is None or seen.dec is None else f"{seen.ra:.5f} {seen.dec:+.5f}",
+        None if seen.score is None else f"{seen.score_name} {seen.score:.2f}",
+    ]
+    return "  ".join(str(part) for part in parts if part)
 
 
 def _show(record: dict[str, Any], *, as_json: bool, **extra: Any) -> None:
@@ -177,5 +228,5 @@ def _good_enough(record: dict[str, Any], min_rb: float | None) -> bool:
 
 def _file_stem(record: dict[str, Any]) -> str:
     """Return a file name that no packet can turn into a path elsewhere."""
-    name = str(record.get("alertId") or record.get("candid") or "alert")
+    name = str(next((record[key] for key in _NAMED_BY if record.get(key) is not None), "alert"))
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)[:100]

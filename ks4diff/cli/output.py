@@ -7,28 +7,45 @@ from typing import Any
 
 
 def alert_line(record: dict[str, Any]) -> str:
-    """Return one line on an alert record; a dash for what it does not have.
+    """Return one line on an alert record of any survey; a dash for what it does not have.
 
-    Alert and candidate id, pixel, ICRS degrees, signed S_corr, flux with unit and the
-    real/bogus score with its model. Made for our alerts, and good enough for another survey's.
+    Object, candidate, UTC as MJD, pixel, ICRS degrees, band and magnitude (- before it: fainter than the
+    template), flux with unit, signed S_corr (else S/N), the real/bogus score with its model; ours also with
+    type and identifier. Of an exposure's message: what was done and found.
     """
-    candidate = record.get("candidate")
-    measured = candidate if isinstance(candidate, dict) else {}
+    from ks4diff.io.foreign import digest
 
-    def number(form: str, *names: str) -> str:
-        value = next((measured[name] for name in names if measured.get(name) is not None), None)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return "-"
-        return format(value, form)
-
+    if "messageId" in record:
+        return _exposure_line(record)
+    seen = digest(record)
+    sign = {None: " ", True: "+", False: "-"}[seen.positive]
     columns = (
-        f"{_text(record.get('alertId')):<32}",
-        f"{_text(record.get('candid', record.get('diaSourceId'))):>19}",
-        f"x {number('8.2f', 'x', 'xpos'):>8} y {number('8.2f', 'y', 'ypos'):>8}",
-        f"ra {number('10.6f', 'ra'):>10} dec {number('+10.6f', 'dec'):>10}",
-        f"scorr {number('+8.2f', 'scorr'):>8}",
-        f"flux {number('+11.4g', 'flux'):>11} {_text(measured.get('flux_unit')):<5}",
-        f"rb {number('5.3f', 'rb'):>5} ({_text(measured.get('rbversion'))})",
+        f"{_text(seen.object):<14}",
+        f"{_text(seen.number):>19}",
+        f"mjd {_number(seen.mjd, '.5f'):>11}",
+        f"x {_number(seen.x, '.2f'):>8} y {_number(seen.y, '.2f'):>8}",
+        f"ra {_number(seen.ra, '.6f'):>10} dec {_number(seen.dec, '+.6f'):>10}",
+        f"{_text(seen.band):<4} {sign}{_number(seen.mag, '.3f'):>6}",
+        f"flux {_number(seen.flux, '+.4g'):>10} {_text(seen.flux_unit):<5}",
+        f"scorr {_number(seen.significance, '+.2f'):>8}",
+        f"rb {_number(seen.score, '.3f'):>5} ({_text(seen.score_name)})",
+        *(f"{_text(record[name])}" for name in ("alertType", "alertId") if name in record),
+    )
+    return "  ".join(columns)
+
+
+def _exposure_line(record: dict[str, Any]) -> str:
+    done = sum(chip["status"] == "ok" for chip in record["chips"])
+    columns = (
+        f"{record['exposure']:<14}",
+        f"mjd {_number(record['mjd'], '.5f'):>11}",
+        f"{_text(record['site']):<4} {_text(record['filter']):<1}",
+        f"{record['status']:<8} {done} of {len(record['chips'])} chips",
+        f"quality {record['quality']:<4}",
+        f"coverage {_number(record['coverage'], '.3f'):>5}",
+        f"depth {_number(record['depth'], '.2f'):>5}",
+        f"{record['n_candidates']} candidates",
+        f"{record['n_alerts']} alerts",
     )
     return "  ".join(columns)
 
@@ -54,6 +71,10 @@ def json_record(value: Any) -> Any:
 def counted(n: int, noun: str) -> str:
     """Return a number with its noun: 1 alert, 2 alerts."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _text(value: Any) -> str:

@@ -1,30 +1,61 @@
-"""Alerts as Avro: product to record, record to bytes, and any survey's container back to records."""
+"""Alerts as Avro: record to bytes, and any survey's container or framed message back to records."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import math
 import os
+import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fastavro
-import numpy as np
+from fastavro.repository.base import SchemaRepositoryError
 from fastavro.schema import SchemaParseException, load_schema
 
-from ks4diff.io.share import shared_path
-from ks4diff.io.stamps import encode_stamp
-from ks4diff.products.alert import Alert
+from ks4diff.io.packet_exposure import EXPOSURE_TOPIC, exposure_record
+from ks4diff.io.packet_records import alert_record, withdrawal, without_times
+from ks4diff.io.packet_schemas import (
+    alert_schema,
+    container_head,
+    exposure_schema,
+    latest_version,
+    schema_id,
+    schema_json,
+    schema_of,
+    schema_of_id,
+    schema_versions,
+)
 from ks4diff.products.errors import InputError
 
+__all__ = [
+    "CONTENT_TYPE",
+    "EXPOSURE_TOPIC",
+    "Container",
+    "alert_record",
+    "alert_schema",
+    "container_bytes",
+    "datum_bytes",
+    "exposure_record",
+    "exposure_schema",
+    "framed_bytes",
+    "latest_version",
+    "load_foreign_schema",
+    "message_bytes",
+    "read_container",
+    "schema_json",
+    "schema_versions",
+    "withdrawal",
+    "without_times",
+]
+
 CONTENT_TYPE = "application/avro"
-_STAMPS = {"cutoutScience": "science", "cutoutTemplate": "template", "cutoutDifference": "difference"}
+_MAGIC = b"Obj\x01"
+_FRAME = struct.Struct(">bi")  # Confluent's: a zero byte, then the schema's number, big-endian
 
 # What fastavro 1.13 was seen to raise on damaged files: truncated and with flipped bytes.
 _DAMAGE = (
@@ -42,80 +73,11 @@ _DAMAGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """What an Avro container file holds."""
+    """What an Avro container file, or one framed message, holds."""
 
     schema_name: str  # full name of the record, "" if the schema is not a named type
     schema: Any  # as written in the file
     records: list[dict[str, Any]]
-
-
-def schema_versions() -> list[str]:
-    """Return every schema version that this installation carries, oldest first."""
-    folders = [path.name for path in shared_path("alerts/schema").iterdir() if path.is_dir()]
-    return sorted(folders, key=lambda name: [int(part) for part in name.split(".")])
-
-
-def latest_version() -> str:
-    """Return the version in which alerts are written, such as ``"0.1"``."""
-    return shared_path("alerts/latest.txt").read_text(encoding="ascii").strip()
-
-
-@lru_cache(maxsize=8)
-def alert_schema(version: str | None = None) -> dict[str, Any]:
-    """Return the parsed alert schema with its nested records; None means the newest.
-
-    Raises
-    ------
-    InputError
-        When this installation has no such version.
-
-    """
-    version = version or latest_version()
-    name = f"ks4.v{version.replace('.', '_')}.alert.avsc"
-    return load_schema(str(shared_path(f"alerts/schema/{version}/{name}")))
-
-
-def schema_json(version: str | None = None) -> str:
-    """Return the alert schema as one JSON text with its nested records in place; None: the newest.
-
-    Raises
-    ------
-    InputError
-        When this installation has no such version.
-
-    """
-    plain = {name: value for name, value in alert_schema(version).items() if not name.startswith("__")}
-    return json.dumps(plain, indent=2, ensure_ascii=False)
-
-
-def alert_record(alert: Alert) -> dict[str, Any]:
-    """Return the record of an alert in the newest schema.
-
-    Numbers that are not finite become null: NaN is not a measurement. Where the schema allows no
-    null, encoding such a record fails.
-    """
-    candidate = {name: _plain(value) for name, value in asdict(alert.candidate).items()}
-    provenance = {name: _plain(value) for name, value in asdict(alert.provenance).items()}
-    stamps = {
-        field: {
-            "fileName": f"{alert.candid}_{image}.fits.gz",
-            "stampData": encode_stamp(getattr(alert.cutouts, image)),
-        }
-        for field, image in _STAMPS.items()
-    }
-    return {
-        "schemavsn": latest_version(),
-        "publisher": f"KS4/KMTNet {alert.provenance.software}",
-        "alertId": alert.alert_id,
-        "alertType": alert.alert_type,
-        "objectId": alert.object_id,
-        "candid": int(alert.candid),
-        "exposure": alert.exposure,
-        "candidate": candidate,
-        "prv_candidates": None,
-        **stamps,
-        "provenance": provenance,
-    }
 
 
 def datum_bytes(record: dict[str, Any]) -> bytes:
@@ -128,12 +90,12 @@ def datum_bytes(record: dict[str, Any]) -> bytes:
 
     """
     buffer = io.BytesIO()
-    fastavro.schemaless_writer(buffer, alert_schema(record["schemavsn"]), record, strict_allow_default=True)
+    fastavro.schemaless_writer(buffer, schema_of(record), record, strict_allow_default=True)
     return buffer.getvalue()
 
 
 def container_bytes(records: Iterable[dict[str, Any]]) -> bytes:
-    """Return an Avro container file of records of one schema version; none gives an empty container.
+    """Return an Avro container of records of one schema version; none gives an empty one of alerts.
 
     The sync marker, random in other writers, is a digest of the records, so that equal records
     give equal files.
@@ -145,33 +107,56 @@ def container_bytes(records: Iterable[dict[str, Any]]) -> bytes:
 
     """
     records = list(records)
-    versions = {record["schemavsn"] for record in records} or {latest_version()}
-    if len(versions) > 1:
-        raise ValueError(f"one container, one schema version: got {sorted(versions)}")
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(datum_bytes(record))
-    buffer = io.BytesIO()
-    schema = alert_schema(versions.pop())
-    fastavro.writer(buffer, schema, records, sync_marker=digest.digest()[:16], strict_allow_default=True)
-    return buffer.getvalue()
+    kinds = {(record["schemavsn"], "messageId" in record) for record in records}
+    if len(kinds) > 1:
+        raise ValueError(f"one container, one schema version: got {sorted(kinds)}")
+    version, exposure = kinds.pop() if kinds else (latest_version(), False)
+    data = b"".join(datum_bytes(record) for record in records)
+    sync = hashlib.sha256(data).digest()[:16]
+    head = container_head(version, exposure=exposure) + sync
+    return head + _long(len(records)) + _long(len(data)) + data + sync if records else head
 
 
-def read_container(source: bytes | str | os.PathLike[str], *, name: str = "Avro message") -> Container:
-    """Return the records of an Avro container, of ours or any other schema.
+def framed_bytes(record: dict[str, Any]) -> bytes:
+    """Return the record in Confluent's framing: a zero byte, the schema's number, the bare record."""
+    return _FRAME.pack(0, schema_id(record)) + datum_bytes(record)
+
+
+def message_bytes(record: dict[str, Any], *, wire: str = "container") -> bytes:
+    """Return one Kafka message of a record: an Avro ``"container"`` or ``"confluent"`` framing.
+
+    Raises
+    ------
+    ValueError
+        When ``wire`` is neither, or the record does not fit its schema.
+
+    """
+    if wire not in ("container", "confluent"):
+        raise ValueError(f"wire {wire!r}: container or confluent")
+    return container_bytes([record]) if wire == "container" else framed_bytes(record)
+
+
+def read_container(
+    source: bytes | str | os.PathLike[str], *, name: str = "Avro message", schema: Any = None
+) -> Container:
+    """Return the records of an Avro container, or of one message in Confluent's framing, of any survey.
+
+    The first byte tells the two apart.
 
     Parameters
     ----------
     source
-        The bytes of a container, or the path of a file.
+        The bytes of a container or message, or the path of a file.
     name
         What to call bytes in an error message.
+    schema
+        The parsed schema of framed messages that are not ours.
 
     Raises
     ------
     InputError
-        When the file cannot be read, is not an Avro container or is damaged. No part of a
-        damaged container is returned.
+        When the file cannot be read, is neither container nor framed message, is damaged, or framed with a
+        schema that is not known. No part of a damaged container is returned.
 
     """
     if isinstance(source, bytes):
@@ -182,18 +167,108 @@ def read_container(source: bytes | str | os.PathLike[str], *, name: str = "Avro 
             data = Path(source).read_bytes()
         except OSError as error:
             raise InputError(f"{name}: {error.strerror or error}") from error
-    if data[:4] != b"Obj\x01":
+    if data[:1] == b"\0" and len(data) > _FRAME.size:
+        return _framed(data, name, schema)
+    if data[:4] != _MAGIC:
         raise InputError(f"{name}: not an Avro container file")
     try:
-        reader = fastavro.reader(io.BytesIO(data))
+        try:
+            reader = fastavro.reader(io.BytesIO(data))
+        except SchemaParseException:  # TURBO's alerts: a default that is not of its field's type
+            reader = fastavro.reader(io.BytesIO(_without_defaults(data)))
+        written = reader.writer_schema
+        _refuse_endless(written)
         records = list(reader)
-        schema = reader.writer_schema
     except _DAMAGE as error:
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name}: damaged Avro container ({detail})") from error
+        raise InputError(f"{name}: damaged Avro container ({_first_line(error)})") from error
+    return _container(written, records, name)
+
+
+def load_foreign_schema(path: str | os.PathLike[str]) -> Any:
+    """Return the parsed schema of an .avsc file; records that it names are sought beside it.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read or is no schema.
+
+    """
+    try:
+        return load_schema(os.fspath(path))
+    except (OSError, SchemaRepositoryError, *_DAMAGE) as error:
+        raise InputError(f"{os.fspath(path)}: not an Avro schema ({_first_line(error)})") from error
+
+
+def _framed(data: bytes, name: str, schema: Any) -> Container:
+    number = _FRAME.unpack_from(data)[1]
+    schema = schema or schema_of_id(number)
+    if schema is None:
+        raise InputError(f"{name}: framed with schema {number}, which is not ours: give its .avsc (--schema)")
+    buffer = io.BytesIO(data[_FRAME.size :])
+    try:
+        record = fastavro.schemaless_reader(buffer, schema, None)
+    except _DAMAGE as error:
+        raise InputError(f"{name}: damaged, or not of schema {number} ({_first_line(error)})") from error
+    if buffer.read(1):
+        raise InputError(f"{name}: bytes left over: not of schema {number}, or more than one message")
+    return _container(schema, [record], name)
+
+
+def _container(schema: Any, records: list[Any], name: str) -> Container:
     if not all(isinstance(record, dict) for record in records):
         raise InputError(f"{name}: an Avro container, but not of records")
     return Container(schema_name=_full_name(schema), schema=schema, records=records)
+
+
+def _without_defaults(data: bytes) -> bytes:
+    """Return a container whose schema has lost its fields' defaults, which reading does not need."""
+    buffer = io.BytesIO(data[len(_MAGIC) :])
+    kind = {"type": "map", "values": "bytes"}
+    meta = fastavro.schemaless_reader(buffer, kind, None)
+    rest = buffer.read()
+    meta["avro.schema"] = json.dumps(_plain_fields(json.loads(meta["avro.schema"]))).encode()
+    head = io.BytesIO()
+    fastavro.schemaless_writer(head, kind, meta)
+    return _MAGIC + head.getvalue() + rest
+
+
+def _plain_fields(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_plain_fields(part) for part in schema]
+    if isinstance(schema, dict):
+        return {name: _plain_fields(value) for name, value in schema.items() if name != "default"}
+    return schema
+
+
+def _refuse_endless(schema: Any) -> None:
+    """Raise ValueError where a schema has types of no bytes: a few damaged bytes make billions of those.
+
+    One flipped letter of "fields" was seen to keep fastavro busy for minutes with an array of such records.
+    """
+    if isinstance(schema, list):
+        for part in schema:
+            _refuse_endless(part)
+    elif isinstance(schema, dict):
+        kind = schema.get("type")
+        if (kind in ("record", "error") and not schema.get("fields")) or schema.get("size") == 0:
+            raise ValueError(f"{schema.get('name')}: a type that takes no bytes")
+        if kind == "array" and schema.get("items") in ("null", {"type": "null"}):
+            raise ValueError("an array of nulls")
+        for part in (kind, schema.get("items"), schema.get("values")):
+            _refuse_endless(part)
+        for field in schema.get("fields", ()):
+            _refuse_endless(field.get("type"))
+
+
+def _long(value: int) -> bytes:
+    """Return a number that is not negative as Avro writes it: zigzag, 7 bits a byte, lowest first."""
+    value <<= 1
+    out = bytearray()
+    while value > 0x7F:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _full_name(schema: Any) -> str:
@@ -203,10 +278,5 @@ def _full_name(schema: Any) -> str:
     return name if "." in name or not space else f"{space}.{name}"
 
 
-def _plain(value: Any) -> Any:
-    """Return numpy scalars as Python's, tuples as lists, and numbers that are not finite as None."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return list(value) if isinstance(value, tuple) else value
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

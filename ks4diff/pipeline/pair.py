@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from ks4diff.stages.trails import flag_trails
 log = logging.getLogger(__name__)
 
 SOFTWARE = f"ks4diff {__version__}"
+UNIX_EPOCH_MJD = 40587.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,14 @@ def decided(result: PairResult, config: PipelineConfig) -> PairResult:
     """
     min_rb = threshold(config.score, config.min_rb)
     rows, dropped = select(result.subtracted, min_rb=min_rb)
-    alerts = package(result.subtracted, rows, result.provenance, exposure=result.exposure, min_rb=min_rb)
+    alerts = package(
+        result.subtracted,
+        rows,
+        result.provenance,
+        exposure=result.exposure,
+        min_rb=min_rb,
+        now=time.time() / 86400 + UNIX_EPOCH_MJD,
+    )
     log.info(
         "%s: %d alerts of %d candidates", result.exposure, len(alerts), len(result.subtracted.candidates)
     )

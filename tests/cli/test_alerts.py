@@ -59,7 +59,7 @@ def test_show_prints_schema_and_a_line_per_alert(tmp_path):
     result = run("show", tmp_path / "alerts.avro")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert "ks4.v0_1.alert" in lines[0]
+    assert "ks4.v1_0.alert" in lines[0]
     assert lines[1:] == [alert_line(record) for record in records]
     for line, record in zip(lines[1:], records, strict=True):
         assert record["alertId"] in line
@@ -120,7 +120,7 @@ def test_bad_usage_is_exit_2(arguments):
 
 def test_schema_prints_the_newest():
     printed = json.loads(run("schema").stdout)
-    assert printed["name"] == "ks4.v0_1.alert"
+    assert printed["name"] == "ks4.v1_0.alert"
     assert [field["name"] for field in printed["fields"]] == [f["name"] for f in alert_schema()["fields"]]
 
 

@@ -118,8 +118,8 @@ def test_json_is_the_report(files, tmp_path):
     assert printed["chips"][0]["flux_unit"] == "nJy"
     for alert in printed["alerts"]:
         measured = alert["candidate"]
-        assert measured["flux_unit"] == "nJy"
-        assert measured["magpsf"] == pytest.approx(31.4 - 2.5 * np.log10(abs(measured["flux"])), abs=1e-3)
+        assert measured["fluxUnit"] == "nJy"
+        assert measured["magpsf"] == pytest.approx(31.4 - 2.5 * np.log10(abs(measured["psfFlux"])), abs=1e-3)
     with fits.open(tmp_path / "out" / "candidates.fits") as hdus:
         assert hdus[1].columns["flux"].unit == "nJy"
         assert np.isfinite(hdus[1].data["mag"]).all()
