@@ -53,15 +53,24 @@ def light_table(psf: np.ndarray, fwhm: float, side: int) -> np.ndarray:
             along = np.linspace(-0.5, 0.5, 9) * min(length * fwhm, 6.0)  # the fine grid reaches 4 px beyond
             line = np.stack([along * np.sin(angle), along * np.cos(angle)], axis=1)
             shifts.append(np.rint(line * PHASES).astype(int))
-    reach = np.arange(-half, half + 1) * PHASES + middle
     out = np.zeros((len(shifts), PHASES, PHASES, 2 * half + 1, 2 * half + 1), dtype=np.float32)
     for k, shift in enumerate(shifts):
-        for j in range(PHASES):
-            for i in range(PHASES):
-                for dy, dx in shift:
-                    out[k, j, i] += fine[np.ix_(reach - j - dy, reach - i - dx)]
+        _add_shifted(fine, np.ascontiguousarray(shift, dtype=np.int64), middle, out[k])
         out[k] /= len(shift)
     return out
+
+
+@jit
+def _add_shifted(fine, shift, middle, out):
+    """Add samples of a finely sampled PSF, moved by whole samples, in all phases (j, i) of ``out``."""
+    half = out.shape[2] // 2
+    for j in range(PHASES):
+        for i in range(PHASES):
+            for m in range(shift.shape[0]):
+                for y in range(out.shape[2]):
+                    row = (y - half) * PHASES + middle - j - shift[m, 0]
+                    for x in range(out.shape[3]):
+                        out[j, i, y, x] += fine[row, (x - half) * PHASES + middle - i - shift[m, 1]]
 
 
 @cache

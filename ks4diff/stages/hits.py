@@ -80,33 +80,35 @@ def gains_of(table, chip, template, match, config: HitsConfig) -> Gains:
     """Return the `Gains` of each candidate, NaN where the middle pixels are masked."""
     out = np.full((4, len(table)), np.nan)
 
-    def work(part: tuple[np.ndarray, tuple[slice, slice], bool]) -> None:
-        rows, box, positive = part
-        side = _side(box, chip, template, match, positive)
-        x, y = table["x"][rows] - box[1].start, table["y"][rows] - box[0].start
-        out[:, rows] = _explain(side, x, y, config)
+    def work(part: tuple[np.ndarray, tuple[slice, slice]]) -> None:
+        rows, box = part
+        both = _sides(box, chip, template, match)
+        for positive, side in zip((True, False), both, strict=True):
+            of_sign = rows[table["is_positive"][rows] == positive]
+            if len(of_sign):
+                x, y = table["x"][of_sign] - box[1].start, table["y"][of_sign] - box[0].start
+                out[:, of_sign] = _explain(side, x, y, config)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(work, _parts(table, chip.image.shape)))
     return Gains(*out)
 
 
-def _parts(table, shape) -> Iterator[tuple[np.ndarray, tuple[slice, slice], bool]]:
-    """Yield (row numbers, rectangle of pixels around them, whether positive) by cells of one PSF."""
+def _parts(table, shape) -> Iterator[tuple[np.ndarray, tuple[slice, slice]]]:
+    """Yield (row numbers, rectangle of pixels around them) by cells of one PSF."""
     cells = Cells(values=np.zeros(cell_grid(shape, CELL_PIX)), shape=shape)
     j, i = cells.cell_of(table["x"], table["y"])
     for row, column, ys, xs in cells.boxes():
         box = tuple(
             slice(max(s.start - GRID, 0), min(s.stop + GRID, n)) for s, n in zip((ys, xs), shape, strict=True)
         )
-        for positive in (True, False):
-            rows = np.flatnonzero((j == row) & (i == column) & (table["is_positive"] == positive))
-            if len(rows):
-                yield rows, box, positive
+        rows = np.flatnonzero((j == row) & (i == column))
+        if len(rows):
+            yield rows, box
 
 
-def _side(box, chip, template, match, positive: bool) -> _Side:
-    """Return the image that a candidate of this sign is bright in, and the other beside it."""
+def _sides(box, chip, template, match) -> tuple[_Side, _Side]:
+    """Return the science image with the template beside it, as positive candidates see them, and reversed."""
     y, x = (0.5 * (s.start + s.stop - 1) for s in box)
     science = science_on_scale(chip, match, *box)
     reference = template_on_scale(template, match, *box)
@@ -117,17 +119,19 @@ def _side(box, chip, template, match, positive: bool) -> _Side:
     sigmas = (match.science_noise.sigma, match.template_noise.sigma * scale)
     gains = (chip.gain, template.gain / scale)
     widths = (chip.psf.fwhm_pix, template.psf.fwhm_pix)
-    own, other = (0, 1) if positive else (1, 0)
-    return _Side(
-        own=images[own],
-        other=images[other],
-        good=good[own],
-        psf=psfs[own],
-        other_psf=psfs[other],
-        fwhm=widths[own],
-        sigma=sigmas[own],
-        other_sigma=sigmas[other],
-        gain=gains[own],
+    return tuple(
+        _Side(
+            own=images[own],
+            other=images[other],
+            good=good[own],
+            psf=psfs[own],
+            other_psf=psfs[other],
+            fwhm=widths[own],
+            sigma=sigmas[own],
+            other_sigma=sigmas[other],
+            gain=gains[own],
+        )
+        for own, other in ((0, 1), (1, 0))
     )
 
 
