@@ -54,7 +54,7 @@ def field_of(psf, shape, error=0.0):
     )
 
 
-def image_of(data, side, flags=None):
+def image_of(data, side, flags=None, part=1.0):
     shape = data.shape
     cells = np.broadcast_to(
         side.variance(shape)[:, ::8].reshape(1, -1, 1).mean(axis=2), (1, -(-shape[1] // 8))
@@ -64,7 +64,7 @@ def image_of(data, side, flags=None):
     return MaskedImage(
         data=data.astype(np.float32),
         flags=np.zeros(shape, np.uint16) if flags is None else flags.astype(np.uint16),
-        sky_variance=Cells(values=cells.astype(np.float32), shape=shape),
+        sky_variance=Cells(values=(part * cells).astype(np.float32), shape=shape),
     )
 
 
@@ -140,7 +140,12 @@ class Plan:
             noise = noise_of(side, shape, colour)
             noise = replace(noise, sigma=noise.sigma * np.sqrt(part))
             parts.append(
-                (image_of(data, side, raised), field_of(side.psf, shape, self.doubt.psf), noise, side.gain)
+                (
+                    image_of(data, side, raised, part),
+                    field_of(side.psf, shape, self.doubt.psf),
+                    noise,
+                    side.gain,
+                )
             )
         (image, psf, noise, gain), other = parts
         chip = CalibratedChip(

@@ -157,13 +157,55 @@ def full_plane(half, shape):
 
 
 def astrometric_variance(s_n, s_r, sigma):
-    """Return the mean of both images' eqs 30-33, times how equal their scores are: 1 of static light."""
+    """Return eqs 30-33 with the slopes of the lesser score, 0 where either score is not positive."""
+    lesser_is_n = s_n < s_r
     total = 0.0
-    for part in (s_n, s_r):
-        for axis, s in ((1, sigma[0]), (0, sigma[1])):
+    for axis, s in ((1, sigma[0]), (0, sigma[1])):
+        slopes = []
+        for part in (s_n, s_r):
             one, two = (np.roll(part, -k, axis) - np.roll(part, k, axis) for k in (1, 2))
-            total = total + 0.5 * s**2 * ((8 * one - two) / 12) ** 2
-    return total * np.maximum(2 * s_n * s_r, 0) / (s_n**2 + s_r**2 + 1e-300)
+            slopes.append((8 * one - two) / 12)
+        total = total + s**2 * np.where(lesser_is_n, *slopes) ** 2
+    return np.where((s_n > 0) & (s_r > 0), total, 0.0)
+
+
+def without_shared(here, ratio, mean, unshared):
+    """Return the covariance ``here`` times ``ratio`` less the one that ``mean`` holds beyond ``unshared``."""
+    out = np.empty(here.shape)
+    for place in np.ndindex(here.shape):
+        out[place] = ratio * here[place] - (mean[place] - unshared[place])
+    return out
+
+
+def row_runs(image, core, *, noise, window, limit, reach):
+    """Return bool [y, x]: what `streaks.runs` marks along the rows, run by run as its docstring says."""
+    out = np.zeros(core.shape, dtype=bool)
+    for y, row in enumerate(image):
+        columns = len(row)
+        clipped = np.clip(row / noise, -3, 3)
+        cores = np.flatnonzero(core[y])
+        if not len(cores):
+            continue
+        near = np.array([np.abs(cores - x).min() <= reach for x in range(columns)])
+        stands = near.copy()
+        for x in range(columns):
+            part = clipped[max(x - window // 2, 0) : x + window // 2 + 1]
+            stands[x] |= abs(part.sum()) / np.sqrt(len(part)) > limit
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], stands.astype(int), [0]])))
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            own = near[start:stop].sum()
+            if core[y, start:stop].any() and stop - start - own > 1.2 * window:
+                out[y, start:stop] = True
+    return out
+
+
+def grown(found, radius):
+    """Return bool [y, x]: within ``radius`` px of a pixel found, the distance to each looked at."""
+    y, x = np.nonzero(found)
+    out = np.zeros(found.shape, dtype=bool)
+    for j, i in np.ndindex(found.shape):
+        out[j, i] = len(y) > 0 and ((y - j) ** 2 + (x - i) ** 2).min() <= radius**2
+    return out
 
 
 def zogy(science, template, shape, *, sigma=(0.0, 0.0), lift=0.0):

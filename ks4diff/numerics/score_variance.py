@@ -31,9 +31,9 @@ def _slope(before2, before, after, after2):
 
 
 @jit
-def _static_part(n, r):
-    """Return half of how equal two scores are: 0.5 of static light, 0 of what one image shows alone."""
-    return max(n * r, np.float32(0)) / (n * n + r * r + np.float32(1e-37))
+def _lesser(n, r):
+    """Return the score of static light: the lesser of two, 0 where only one is positive or none."""
+    return max(min(n, r), np.float32(0))
 
 
 @jit
@@ -48,17 +48,19 @@ def _astrometric(s_n, s_r, x2, y2):
             r_x = _slope(s_r[y, l2], s_r[y, l1], s_r[y, r1], s_r[y, r2])
             n_y = _slope(s_n[u2, x], s_n[u1, x], s_n[d1, x], s_n[d2, x])
             r_y = _slope(s_r[u2, x], s_r[u1, x], s_r[d1, x], s_r[d2, x])
-            squares = x2 * (n_x * n_x + r_x * r_x) + y2 * (n_y * n_y + r_y * r_y)
-            out[y, x] = _static_part(s_n[y, x], s_r[y, x]) * squares
+            of_n, of_r = x2 * n_x * n_x + y2 * n_y * n_y, x2 * r_x * r_x + y2 * r_y * r_y
+            static = _lesser(s_n[y, x], s_r[y, x])
+            squares = of_n if s_n[y, x] < s_r[y, x] else of_r
+            out[y, x] = squares if static > 0 else np.float32(0)
     return out
 
 
 def astrometric(s_n: np.ndarray, s_r: np.ndarray, sigma_x: float, sigma_y: float) -> np.ndarray:
     """Return the variance of S from a registration uncertain by (sigma_x, sigma_y) px, on a wrapped grid.
 
-    Eqs 30-33 of Zackay, Ofek & Gal-Yam (2016) with one relative shift of the pair, shared by the images, and
-    for static light only: the squares count by 2 S_n S_r / (S_n² + S_r²). A transient shows in one image and
-    no registration changes it.
+    Eqs 30-33 of Zackay, Ofek & Gal-Yam (2016) with one relative shift of the pair, and for static light only:
+    the slopes are those of the lesser score, which holds no light that the other image has not. A transient
+    shows in one image and no registration changes it.
     """
     return _astrometric(s_n, s_r, np.float32(sigma_x**2), np.float32(sigma_y**2))
 
@@ -81,12 +83,17 @@ def _terms(s_n, s_r, light, errors, gate, variance, static):
         shown = light[y + 2, 2:]
         out_variance, out_static = variance[y], static[y]
         for x in range(columns):
-            square = max(n2[x] * r2[x], zero)
+            lesser = max(min(n2[x], r2[x]), zero)
+            square = lesser * lesser
             n_x, r_x = _slope(n[x], n1[x], n3[x], n4[x]), _slope(r[x], r1[x], r3[x], r4[x])
             n_y = _slope(n_up2[x], n_up[x], n_down[x], n_down2[x])
             r_y = _slope(r_up2[x], r_up[x], r_down[x], r_down2[x])
-            slopes = shift_x2 * (n_x * n_x + r_x * r_x) + shift_y2 * (n_y * n_y + r_y * r_y)
-            v = scale2 * square + _static_part(n2[x], r2[x]) * slopes
+            of_n, of_r = (
+                shift_x2 * n_x * n_x + shift_y2 * n_y * n_y,
+                shift_x2 * r_x * r_x + shift_y2 * r_y * r_y,
+            )
+            slopes = of_n if n2[x] < r2[x] else of_r
+            v = scale2 * square + (slopes if lesser > zero else zero)
             either, both = max(n2[x], r2[x]), min(n2[x], r2[x])
             t = min(max((either - low) * rise, (both - low_both) * rise_both, zero), one)
             out_variance[x] = v + t * t * (3 - 2 * t) * max(shown[x], zero)

@@ -41,7 +41,8 @@ class Filters(NamedTuple):
     On the patch's grid: transforms ``a`` and ``b`` of the PSFs, noise powers, and of the squared kernels over
     gain ``noise_n``, ``noise_r``. As stamps: P_D ``psf``, kernels ``kernel_n``, ``kernel_r``, a pixel's
     ``share`` [2, n, n] of flux and variance. Numbers: F_D, F_S, the sky's parts ``sky_n`` and ``sky_r`` of
-    F_S, ``slopes`` (xx, yy, xy) the variance of S's gradient over F_S, ``psf2`` and ``blur`` for PSF errors.
+    F_S, ``level2`` the squared score of a level of one count, ``slopes`` (xx, yy, xy) the variance of S's
+    gradient over F_S, ``psf2`` and ``blur`` for PSF errors.
     """
 
     a: np.ndarray
@@ -58,6 +59,7 @@ class Filters(NamedTuple):
     score_flux: float
     sky_n: float
     sky_r: float
+    level2: float
     slopes: tuple[float, float, float]
     psf2: float
     blur: int
@@ -102,6 +104,7 @@ def filters(science: PatchSide, template: PatchSide, shape: tuple[int, int], lif
         score_flux=score_flux,
         sky_n=sky_n,
         sky_r=sky_r,
+        level2=float(abs(k_n[0, 0]) ** 2),
         slopes=_slopes(a2 * b2 / den, small),
         psf2=psf2,
         blur=blur,

@@ -37,6 +37,8 @@ class Match:
     fraction, both over the chip; ``flux_scale`` and ``flux_scale_error`` (fraction) are the median ones.
     ``stamp_error`` is the part of that error which comes of light that the PSFs' stamps lack: it moves
     fluxes, but the same stamps take it back when static light is subtracted: nothing of it is left there.
+    ``star_scatter`` is how far the ratio of one star's fluxes scatters beyond its noise, a fraction: pixels'
+    response, colours, what a median of dithers makes of a star that no pixel grid shows alike.
     """
 
     flux_scale: float
@@ -48,6 +50,7 @@ class Match:
     science_noise: NoiseModel  # science counts, without what both images share
     template_noise: NoiseModel  # template counts, likewise
     stamp_error: float = 0.0
+    star_scatter: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,7 @@ def _by_stars(
         scale=scale.scale,
         scale_error=scale.error,
         stamp_error=scale.stamp_error,
+        star_scatter=scale.scatter,
         amplifiers=_steps(boxes, scale, left),
         background=left.background,
         science_noise=UNKNOWN,

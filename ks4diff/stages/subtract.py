@@ -37,7 +37,7 @@ def subtract(
     fwhm = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
     margin = max(int(np.ceil(config.margin_fwhm * fwhm)), 8)
     (down, high), (along, wide) = (spans(size, margin, config.overlap_pix) for size in shape)
-    depths = depth(chip), depth(template)
+    depths = depth(chip, match.amplifiers), depth(template)
     pair = Pair(chip, template, match, registration, config, depths, (high, wide), margin)
     difference, score, error = (np.zeros(shape, dtype=np.float32) for _ in range(3))
     flags = np.zeros(shape, dtype=np.uint16)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ks4diff.numerics import holes, zogy_patch
+from ks4diff.numerics.background_left import background_left, block_means, subtract_level
 from ks4diff.numerics.patches import Span, window
 from ks4diff.numerics.score_variance import Errors, blurred, corrected, terms
 from ks4diff.numerics.zogy import PSF_LIFT, transform_noise
@@ -28,8 +29,10 @@ class SubtractConfig:
 
     source_noise: bool = True  # Poisson noise of the sources
     astrometric_noise: bool = True  # the registration's error times the gradient, ZOGY eqs 30-33
-    scale_noise: bool = True  # the flux scale's error times the static light
+    scale_noise: bool = True  # the flux scale's error and its scatter from star to star times static light
+    most_scatter: float = 0.02  # of one star's flux ratio: pixels and colours do less, galaxies more
     psf_noise: bool = True  # what PSFs known only so well leave of a static star
+    background_left: bool = True  # fringes and steps that the match's background cannot follow
     overlap_pix: int = 32  # shared by two patches: the PSF's step between them is spread over it
     margin_fwhm: float = 5.0  # that a patch reads beyond what it answers for
     lost_flux: float = 0.1  # a pixel is flagged when holes take more of a source there
@@ -71,6 +74,7 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     """Return the subtraction of the pixels of two spans."""
     f, errors = _filters(pair, rows, columns)
     science, template, flags = _pixels(pair, rows, columns)
+    unknown = _level_background(pair, rows, columns, (science, template), flags)
     inner = tuple(slice(pair.margin, pair.margin + s.stop - s.start) for s in (rows, columns))
     framed = tuple(slice(part.start - 2, part.stop + 2) for part in inner)
     lost, bits = None, flags
@@ -83,7 +87,7 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
         variance += np.float32(f.psf2) * blurred(static, f.blur)
     score, error, taken = corrected(
         (s_n[inner], s_r[inner]),
-        (_sky_variance(pair, f, rows, columns), NODE_STEP),
+        (_sky_variance(pair, f, rows, columns) + np.float32(f.level2 * unknown), NODE_STEP),
         variance,
         lost,
         flux=f.score_flux,
@@ -108,11 +112,11 @@ def _filters(pair: Pair, rows: Span, columns: Span) -> tuple[zogy_patch.Filters,
     chip, template, match, config = pair.chip, pair.template, pair.match, pair.config
     x, y = columns.middle, rows.middle
     noises = (
-        science_noise(chip, match.science_noise, _value(pair.depths[0], x, y, 1.0)),
+        science_noise(chip, match.science_noise, _mean(pair.depths[0], rows, columns)),
         template_noise(
             template,
             match.template_noise,
-            _value(pair.depths[1], x, y, 1.0),
+            _mean(pair.depths[1], rows, columns),
             slice(rows.start, rows.stop),
             slice(columns.start, columns.stop),
         ),
@@ -131,7 +135,8 @@ def _filters(pair: Pair, rows: Span, columns: Span) -> tuple[zogy_patch.Filters,
     shift = _value(pair.registration.error, x, y, pair.registration.rms_pix)
     shift2 = shift**2 if config.astrometric_noise else 0.0
     error2 = _value(match.scale_error, x, y, match.flux_scale_error) ** 2 - match.stamp_error**2
-    scale2 = max(error2, 0.0) if config.scale_noise else 0.0
+    scale2 = max(error2, 0.0) + min(match.star_scatter, config.most_scatter) ** 2
+    scale2 = scale2 if config.scale_noise else 0.0
     filters = zogy_patch.filters(*sides, pair.shape, max(PSF_LIFT, noise_of_psf))
     return filters, Errors(shift2, shift2, scale2)
 
@@ -140,6 +145,12 @@ def _value(cells: Cells, x: float, y: float, otherwise: float) -> float:
     """Return a map's value at one pixel, ``otherwise`` where it has none."""
     value = float(cells.at(np.array([x]), np.array([y]))[0])
     return value if np.isfinite(value) else float(otherwise)
+
+
+def _mean(cells: Cells, rows: Span, columns: Span) -> float:
+    """Return the mean of a map over a patch, looked at every `NODE_STEP` px."""
+    y, x = (np.arange(s.start, s.stop, NODE_STEP) for s in (rows, columns))
+    return float(np.mean(cells.at(*(grid.ravel() for grid in np.meshgrid(x, y)))))
 
 
 def _pixels(pair: Pair, rows: Span, columns: Span) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,6 +171,23 @@ def _pixels(pair: Pair, rows: Span, columns: Span) -> tuple[np.ndarray, np.ndarr
     flags[beyond_y + pair.margin :, :] = 0
     flags[:, beyond_x + pair.margin :] = 0
     return images[0], images[1], flags
+
+
+def _level_background(pair: Pair, rows: Span, columns: Span, images, flags: np.ndarray) -> float:
+    """Subtract from the science image what the sky shows of a background in one image only, in place.
+
+    Returns the variance, counts², of what is left of it; 0 where nothing shows.
+    """
+    if pair.chip.sky is None or not pair.config.background_left:
+        return 0.0
+    y, x, to_y, to_x = window(pair.chip.image.data, rows, columns, pair.margin)
+    used = np.zeros(pair.shape, dtype=np.bool_)
+    used[to_y, to_x] = pair.chip.sky[y, x] & (flags[to_y, to_x] == 0)
+    left = background_left(*block_means(*images, used))
+    if left is None:
+        return 0.0
+    subtract_level(left.level, images[0][: used.shape[0]])
+    return left.variance
 
 
 def _holes(f, flags, science, template, config):
@@ -189,5 +217,5 @@ def _sky_variance(pair: Pair, f: zogy_patch.Filters, rows: Span, columns: Span) 
     where = [grid.ravel() for grid in np.meshgrid(x, y)]
     total = np.zeros(len(where[0]))
     for ratio, part in zip(pair.depths, (f.sky_n, f.sky_r), strict=True):
-        total += part * ratio.at(*where) / _value(ratio, columns.middle, rows.middle, 1.0)
+        total += part * ratio.at(*where) / _mean(ratio, rows, columns)
     return total.reshape(len(y), len(x)).astype(np.float32)

@@ -135,7 +135,7 @@ class TestTerms:
         n, r, light = self.scores()
         variance, static = score_variance.terms(n, r, light, score_variance.Errors(), 1.0)
         n, r, light = (image[2:-2, 2:-2] for image in (n, r, light))
-        np.testing.assert_allclose(static, np.maximum(n * r, 0), rtol=1e-6)
+        np.testing.assert_allclose(static, np.maximum(np.minimum(n, r), 0) ** 2, rtol=1e-6)
         sure = (np.maximum(n, r) > 10) | (np.minimum(n, r) > 4.5)
         none = (np.maximum(n, r) < 6) & (np.minimum(n, r) < 2.5)
         assert sure.any()
@@ -144,7 +144,7 @@ class TestTerms:
         scale, _ = score_variance.terms(
             *(np.pad(image, 2) for image in (n, r, 0 * light)), score_variance.Errors(scale2=0.01), 1.0
         )
-        np.testing.assert_allclose(scale, 0.01 * np.maximum(n * r, 0), rtol=1e-5)
+        np.testing.assert_allclose(scale, 0.01 * np.maximum(np.minimum(n, r), 0) ** 2, rtol=1e-5)
 
     @pytest.mark.parametrize("radius", [1, 3, 40])
     def test_box_means(self, radius):
