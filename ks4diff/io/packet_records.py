@@ -27,7 +27,7 @@ COLUMN_OF = {
     "scienceApFluxErr": "sci_ap_flux_err",
     "templateApFlux": "template_flux",
     "templateApFluxErr": "template_flux_err",
-    "psfChi2": "psf_chi2",
+    "chipsf": "psf_chi2",
     "psfCorr": "psf_corr",
     "ixx": "ixx",
     "iyy": "iyy",
@@ -157,12 +157,12 @@ def _own_fields(alert: Alert, measured: AlertCandidate) -> Record:
         "sigmadec": arcsec(measured.decerr),
         "isdiffpos": "t" if measured.isdiffpos else "f",
         "nbad": int(measured.nbad),
-        "ssdistnr": None,
-        "ssmagnr": None,
-        "ssnamenr": None,
+        **dict.fromkeys(_NOT_LOOKED_UP),
     }
 
 
+# Null as yet; readers of ZTF select these columns, and fail where a packet lacks them.
+_NOT_LOOKED_UP = ("ssdistnr", "ssmagnr", "ssnamenr", "sigmagnr", "sgscore1", "distpsnr1")
 _SAME_NAME = (
     *("jd", "mjd", "exptime", "filter", "site", "chip", "field", "target_name", "x", "y", "ra", "dec"),
     *("snr", "scorr", "magpsf", "sigmapsf", "magap", "diffmaglim", "fwhm", "elong", "flags", "injected"),
