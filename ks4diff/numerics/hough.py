@@ -26,18 +26,16 @@ def strongest_line(image: np.ndarray, *, floor: float, ceiling: float, n_angles:
     a line follow from its length and the mean and mean square vote over the image.
     """
     angles = np.arange(n_angles) * np.pi / n_angles
-    with np.errstate(invalid="ignore"):
-        weight = np.where(image > floor, np.minimum(image, ceiling), np.float32(0)).astype(np.float32)
-    y, x = np.nonzero(weight)
     length = _lengths(*image.shape, n_angles)
-    votes = np.zeros_like(length)
-    _vote(x, y, weight[y, x], np.cos(angles), np.sin(angles), votes)
-    votes = _three(votes)
-    seen = max(int(np.isfinite(image).sum()), 1)
-    mean, square = float(weight.sum()) / seen, float((weight**2).sum()) / seen
-    excess = (votes - length * mean) / np.sqrt(np.maximum(length * square, ceiling**2))
-    k, r = np.unravel_index(int(np.argmax(excess)), excess.shape)
-    return Line(angle=float(angles[k]), offset=float(r - length.shape[1] // 2), excess=float(excess[k, r]))
+    found = np.zeros(3)
+    _strongest(
+        np.asarray(image, dtype=np.float32), (floor, ceiling), np.cos(angles), np.sin(angles), length, found
+    )
+    return Line(
+        angle=float(angles[int(found[0])]),
+        offset=float(found[1] - length.shape[1] // 2),
+        excess=float(found[2]),
+    )
 
 
 @lru_cache(maxsize=8)
@@ -65,3 +63,40 @@ def _vote(x, y, weight, cosine, sine, votes):
     for k in range(len(cosine)):
         for n in range(len(x)):
             votes[k, int(np.rint(x[n] * cosine[k] + y[n] * sine[k])) + reach] += weight[n]
+
+
+@jit
+def _strongest(image, limits, cosine, sine, length, found):
+    """Write (angle's number, offset's number, excess) of the best line into ``found``."""
+    rows, columns = image.shape
+    floor, ceiling = limits
+    x, y = np.empty(rows * columns, dtype=np.int64), np.empty(rows * columns, dtype=np.int64)
+    weight = np.empty(rows * columns, dtype=np.float32)
+    n, seen, mean, square = 0, 0, 0.0, 0.0
+    for j in range(rows):
+        for i in range(columns):
+            seen += np.isfinite(image[j, i])
+            if image[j, i] > floor:
+                x[n], y[n], weight[n] = i, j, min(image[j, i], ceiling)
+                mean += weight[n]
+                square += weight[n] * weight[n]
+                n += 1
+    mean, square = mean / max(seen, 1), square / max(seen, 1)
+    votes = np.zeros(length.shape)
+    _vote(x[:n], y[:n], weight[:n], cosine, sine, votes)
+    best = -np.inf
+    for k in range(length.shape[0]):
+        for r in range(length.shape[1]):
+            total = votes[k, r]
+            if r > 0:
+                total += votes[k, r - 1]
+            if r < length.shape[1] - 1:
+                total += votes[k, r + 1]
+            above = total - length[k, r] * mean
+            spread2 = max(length[k, r] * square, ceiling * ceiling)
+            # the root is taken only of those that may win
+            if best < 0 or (above > 0 and above * above > best * best * spread2):
+                excess = above / np.sqrt(spread2)
+                if excess > best:
+                    best = excess
+                    found[0], found[1], found[2] = k, r, best

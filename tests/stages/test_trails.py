@@ -12,7 +12,8 @@ from ks4diff.products.candidates import FLAG_BIT, Candidates, empty_table
 from ks4diff.products.difference import Difference
 from ks4diff.products.psf import Psf
 from ks4diff.stages.residuals import ResidualsConfig, flag_residuals
-from ks4diff.stages.trails import Trail, TrailsConfig, find_trails, flag_trails, pieces
+from ks4diff.stages.trail_ridges import Trail, TrailsConfig, pieces
+from ks4diff.stages.trails import find_trails, flag_trails
 from tests import skies
 
 SHAPE = (620, 560)
