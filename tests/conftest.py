@@ -40,3 +40,19 @@ def kafka_broker() -> Iterator[Any]:
         yield broker
     finally:
         broker.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """Yield a running ``tests.postgres.server.Server``; whoever stops it starts it again."""
+    from tests.postgres.server import Server, missing_tools
+
+    problem = missing_tools()
+    if problem:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"PostgreSQL: {problem}")
+    server = Server()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

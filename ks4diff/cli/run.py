@@ -35,6 +35,9 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
         str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also send the alerts there.")
     ] = None,
     topic: Annotated[str, typer.Option(help="Kafka topic.")] = DEFAULT_TOPIC,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="History: postgresql://... (SQLite in DIR).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON, one a line.")] = False,
 ) -> None:
     """Subtract the template from every chip of each exposure; write candidates, alerts and a report.
@@ -46,7 +49,7 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
     from ks4diff.io.sinks import check_destination, open_sink
     from ks4diff.io.templates import TemplateStore
     from ks4diff.pipeline.config import read_config
-    from ks4diff.pipeline.run import Edges, exposures_of, run_exposures
+    from ks4diff.pipeline.run import Edges, exposure_folder, exposures_of, run_exposures
     from ks4diff.products.errors import InputError
 
     settings = read_config(
@@ -56,21 +59,29 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
     found = exposures_of(exposures)
     if not found:
         raise InputError(f"{', '.join(map(str, exposures))}: no complete KMTNet exposure")
-    edges = Edges(templates=TemplateStore(templates), calibrations=calibrations, save_images=save_images)
-    nights = {str(files.id): files.id.night for files in found}
-    sink = open_sink(lambda name: out / nights[name] / name / "alerts.avro", out, kafka=kafka, topic=topic)
-    failed = undelivered = 0
+    edges = Edges(
+        templates=TemplateStore(templates),
+        calibrations=calibrations,
+        save_images=save_images,
+        database=database,
+    )
+    sink = open_sink(lambda name: exposure_folder(out, name) / "alerts.avro", out, kafka=kafka, topic=topic)
+    failed = undelivered = waiting = 0
     try:
         for outcome in run_exposures(found, edges, out, settings, sink):
             _tell(outcome, as_json=as_json)
             failed += sum(chip.status == "failed" for chip in outcome.report.chips)
             undelivered = outcome.delivery.waiting + outcome.delivery.dead
+            waiting = outcome.waiting
     finally:
         sink.close()
     if failed:
         raise typer.Exit(4)
+    if waiting:
+        print(f"exposures whose alerts wait for the history: {waiting}", file=sys.stderr)
     if undelivered:
         print(f"undelivered, in the outbox: {undelivered}", file=sys.stderr)
+    if undelivered or waiting:
         raise typer.Exit(3)
 
 

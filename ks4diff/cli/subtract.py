@@ -35,6 +35,9 @@ def subtract(  # noqa: PLR0913 - a command's options are one each for people, no
         str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also send the alerts there.")
     ] = None,
     topic: Annotated[str, typer.Option(help="Kafka topic.")] = DEFAULT_TOPIC,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="History: postgresql://... (SQLite in DIR).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Subtract REFERENCE from SCIENCE and write candidates, alerts, difference image, report and pictures.
@@ -55,7 +58,7 @@ def subtract(  # noqa: PLR0913 - a command's options are one each for people, no
     options = {"gain": gain, "saturation": saturation}
     first = read_chip(science, hdu=_hdu(science_hdu), zeropoint=zeropoint, **options)
     second = read_chip(reference, hdu=_hdu(reference_hdu), **options)
-    outcome = run_pair(first, second, out, settings, kafka=kafka, topic=topic)
+    outcome = run_pair(first, second, out, settings, kafka=kafka, topic=topic, database=database)
     tell(outcome, as_json=as_json)
     if outcome.undelivered:
         raise typer.Exit(3)
@@ -74,8 +77,11 @@ def tell(outcome: Any, *, as_json: bool) -> None:
     print(f"{found}; quality {chip.quality}{reasons}")
     for path in outcome.files:
         print(path)
-    if outcome.undelivered:
-        print(f"undelivered, in the outbox: {outcome.undelivered}; ks4diff alerts resend tries again")
+    if outcome.unassociated:
+        print(f"exposures whose alerts wait for the history: {outcome.unassociated}; the next run goes on")
+    if outcome.undelivered > outcome.unassociated:
+        waiting = outcome.undelivered - outcome.unassociated
+        print(f"undelivered, in the outbox: {waiting}; ks4diff alerts resend tries again")
 
 
 def _hdu(text: str | None) -> int | str | None:

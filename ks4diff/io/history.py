@@ -99,7 +99,7 @@ class HistoryReader:
         keys: set[tuple[str, str]] = set()
         for part in _parts(cells):
             query = sa.select(CHIP_CELLS.c.exposure, CHIP_CELLS.c.chip).where(CHIP_CELLS.c.cell.in_(part))
-            keys.update(self._connection.execute(query).tuples())
+            keys.update((row.exposure, row.chip) for row in self._connection.execute(query))
         rows: list[Row] = []
         for part in _parts(exposure for exposure, _ in keys):
             query = (

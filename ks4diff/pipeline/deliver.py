@@ -13,15 +13,19 @@ import numpy as np
 
 from ks4diff.io import fits_tables, pictures
 from ks4diff.io.atomic import atomic_write_bytes
-from ks4diff.io.packets import alert_record
+from ks4diff.io.history import History
 from ks4diff.io.sinks import DEFAULT_TOPIC, DeliverySummary, check_destination, open_sink
 from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.pipeline.ledger import Ledger, begin, submit
 from ks4diff.pipeline.pair import SOFTWARE, PairResult, process_pair
 from ks4diff.pipeline.report import RunReport, peak_rss_mb
 from ks4diff.products.chip import RawChip
 from ks4diff.products.errors import ConfigError
+from ks4diff.products.sightings import ExposureSightings
+from ks4diff.stages.coverage import coverage_of
 from ks4diff.stages.package import row_of
 from ks4diff.stages.score import rank
+from ks4diff.stages.sightings import chip_sightings
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +41,12 @@ class Outcome:
     records: list[dict[str, Any]]
     files: list[Path]
     delivery: DeliverySummary
+    unassociated: int = 0  # exposures whose alerts wait for the history
 
     @property
     def undelivered(self) -> int:
-        """Alerts in the outbox that the broker has not taken, or has refused."""
-        return self.delivery.waiting + self.delivery.dead
+        """Alerts in the outbox that the broker has not taken, or has refused, and exposures in the queue."""
+        return self.delivery.waiting + self.delivery.dead + self.unassociated
 
 
 def run_pair(
@@ -52,6 +57,7 @@ def run_pair(
     *,
     kafka: str | None = None,
     topic: str = DEFAULT_TOPIC,
+    database: str | None = None,
 ) -> Outcome:
     """Return the outcome of a subtraction, everything written under ``out`` and offered to Kafka.
 
@@ -63,20 +69,24 @@ def run_pair(
     SkipChip
         When the pair cannot be subtracted.
     ConfigError
-        When ``kafka`` or ``topic`` is malformed, or ``out`` cannot be a folder.
+        When ``kafka``, ``topic`` or ``database`` is malformed, or ``out`` cannot be a folder.
 
     """
     start = time.perf_counter()
     check_destination(kafka, topic)
+    history = History(database, out)
     result = process_pair(science, reference, config)
-    records = [alert_record(alert) for alert in result.alerts]
     _make_folder(out)
     sink = open_sink(lambda exposure: out / "alerts.avro", out, kafka=kafka, topic=topic)
     try:
         write_candidates(result, out)
         write_difference(result, out)
         files = _draw(result, out)
-        sink.emit(result.exposure, records)
+        path = out / "report.json"
+        ledger = Ledger(history=history, out=out, config=config, deliver=sink.emit, report_of=lambda _: path)
+        begin(ledger)
+        path.unlink(missing_ok=True)  # an earlier pair's: a folder with a report is complete
+        entry = submit(_sightings(result, science), ledger)
         delivery = sink.flush(DELIVERY_DEADLINE_S)
     finally:
         sink.close()
@@ -92,10 +102,31 @@ def run_pair(
         seconds_total=round(time.perf_counter() - start, 3),
         peak_rss_mb=peak_rss_mb(),
         chips=(result.report,),
+        association=entry.association,
     )
-    path = out / "report.json"
     atomic_write_bytes(path, report.to_json().encode())
-    return Outcome(report=report, records=records, files=[*files, path], delivery=delivery)
+    return Outcome(
+        report=report,
+        records=entry.records,
+        files=[*files, path],
+        delivery=delivery,
+        unassociated=ledger.spool.waiting(),
+    )
+
+
+def _sightings(result: PairResult, science: RawChip) -> ExposureSightings:
+    subtracted = result.subtracted
+    chip = chip_sightings(subtracted, result.alerts, result.exposure, coverage_of(subtracted), None)
+    return ExposureSightings(
+        exposure=result.exposure,
+        night=None,
+        site=science.site,
+        filter=science.filter,
+        mjd=science.mjd_mid,
+        exptime=science.exptime,
+        chips=(chip,),
+        alerts=tuple(result.alerts),
+    )
 
 
 def _make_folder(out: Path) -> None:

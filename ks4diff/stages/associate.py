@@ -20,14 +20,15 @@ class AssociateConfig:
     # degree 3; stars' noise included), and each band and field has its own template.
     floor_arcsec: float = 0.2
     gate_sigma: float = 5.0  # of both errors and the floor; chance loses exp(-12.5) = 4e-6 of pairs
-    farthest_arcsec: float = 1.0  # whatever the errors: half of the 2" at which objects must stay apart
+    farthest_arcsec: float = 1.5  # whatever the errors; at S/N 5 in 2" seeing they are 0.25" per axis
+    one_source_arcsec: float = 1.0  # nearer than the best seeing: two peaks of one exposure are of one source
 
     def __post_init__(self) -> None:
         """Refuse gates that the index could not serve, or that nothing passes."""
         if not 0 < self.farthest_arcsec <= 2.0:
             raise ValueError(f"farthest_arcsec must be above 0 and at most 2, got {self.farthest_arcsec}")
-        if self.floor_arcsec < 0 or self.gate_sigma <= 0:
-            raise ValueError("floor_arcsec must not be negative, and gate_sigma positive")
+        if min(self.floor_arcsec, self.one_source_arcsec) < 0 or self.gate_sigma <= 0:
+            raise ValueError("lengths must not be negative, and gate_sigma positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,51 +72,55 @@ def associate(
 
     Unflagged candidates and objects are paired one to one, the likeliest pair first: by
     chi² + 2 ln(variance), which is -2 ln of the Gaussian density of their distance. Accepted candidates that
-    are in nobody's gate found objects, the best measured first. Whatever else lies in the gate of an object,
-    flagged or second to another, is put down to the nearest without standing for it: it never moves an
-    object, and never founds one, since one exposure cannot show two sources within the gate.
+    are left over and no piece of another's source found objects, the best measured first. Whatever else lies
+    in the gate of an object, flagged or second to another, is put down to the likeliest without standing for
+    it: it never moves an object and never founds one.
     """
     target, primary = np.full(len(candidates), -1, dtype=np.int64), np.zeros(len(candidates), dtype=bool)
-    row, column, cost = _pairs(candidates, objects, config)
+    row, column, cost, distance = _pairs(candidates, objects, config)
     taken = set() if spoken_for is None else set(np.flatnonzero(spoken_for).tolist())
     for k in np.lexsort((column, row, cost)):
         i, j = int(row[k]), int(column[k])
         if rank[i] >= FOUND and not primary[i] and j not in taken:
             target[i], primary[i] = j, True
             taken.add(j)
-    _attach(target, row, column, cost)
-    founders: list[int] = []
-    free = np.flatnonzero((target < 0) & (rank >= ACCEPTED) & np.isfinite(candidates.ra))
-    near = _near(candidates, free, config)
-    for i in free[np.lexsort((free, candidates.err[free]))]:
-        if target[i] < 0:
-            target[i], primary[i] = len(objects) + len(founders), True
-            others = [k for k in near.get(int(i), ()) if target[k] < 0]
-            target[others] = target[i]
-            founders.append(int(i))
-    new = np.array(founders, dtype=np.int64)
+    may_found = (rank >= ACCEPTED)[row]
+    _attach(target, row, column, cost, ~may_found | (distance < config.one_source_arcsec))
+    founders = _founders(candidates, np.flatnonzero((target < 0) & (rank >= ACCEPTED)), config)
+    target[founders], primary[founders] = len(objects) + np.arange(len(founders)), True
     loose = np.flatnonzero(target < 0)
-    row, column, cost = _pairs(_take(candidates, loose), _take(candidates, new), config)
-    _attach(target, loose[row], column + len(objects), cost)
-    return Assignment(target=target, primary=primary, founders=new)
+    row, column, cost, distance = _pairs(_take(candidates, loose), _take(candidates, founders), config)
+    row = loose[row]
+    _attach(target, row, column + len(objects), cost, np.ones(len(row), dtype=bool))
+    return Assignment(target=target, primary=primary, founders=founders)
 
 
-def _attach(target: np.ndarray, row: np.ndarray, column: np.ndarray, cost: np.ndarray) -> None:
+def _founders(candidates: Spots, free: np.ndarray, config: AssociateConfig) -> np.ndarray:
+    """Return which of the rows ``free`` found objects: the best measured of those that are of one source."""
+    free = free[np.isfinite(candidates.ra[free]) & np.isfinite(candidates.dec[free])]
+    some = _take(candidates, free)
+    row, column, _, distance = _pairs(some, some, config)
+    near: dict[int, list[int]] = {}
+    for i, j in zip(
+        row[distance < config.one_source_arcsec], column[distance < config.one_source_arcsec], strict=True
+    ):
+        near.setdefault(int(i), []).append(int(j))
+    left = np.ones(len(free), dtype=bool)
+    chosen = []
+    for i in np.lexsort((free, some.err)):
+        if left[i]:
+            chosen.append(free[i])
+            left[near.get(int(i), [])] = False
+    return np.array(chosen, dtype=np.int64)
+
+
+def _attach(
+    target: np.ndarray, row: np.ndarray, column: np.ndarray, cost: np.ndarray, allowed: np.ndarray
+) -> None:
     """Put every candidate without a target down to the likeliest object in reach."""
     for k in np.lexsort((column, row, cost)):
-        if target[row[k]] < 0:
+        if allowed[k] and target[row[k]] < 0:
             target[row[k]] = column[k]
-
-
-def _near(candidates: Spots, which: np.ndarray, config: AssociateConfig) -> dict[int, list[int]]:
-    """Return, for each of the rows ``which``, the others of them in its gate."""
-    some = _take(candidates, which)
-    row, column, _ = _pairs(some, some, config)
-    found: dict[int, list[int]] = {}
-    for i, j in zip(which[row].tolist(), which[column].tolist(), strict=True):
-        if i != j:
-            found.setdefault(i, []).append(j)
-    return found
 
 
 def _take(spots: Spots, rows: np.ndarray) -> Spots:
@@ -124,10 +129,10 @@ def _take(spots: Spots, rows: np.ndarray) -> Spots:
 
 def _pairs(
     candidates: Spots, objects: Spots, config: AssociateConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (candidate, object, -2 ln density) of all pairs within the gate."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return (candidate, object, -2 ln density, arcsec) of all pairs within the gate."""
     known = np.flatnonzero(np.isfinite(candidates.ra) & np.isfinite(candidates.dec))
-    none = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
+    none = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0), np.empty(0)
     if len(known) == 0 or len(objects) == 0:
         return none
     first = unit_vectors(candidates.ra[known], candidates.dec[known])
@@ -143,4 +148,4 @@ def _pairs(
     variance = candidates.err[row] ** 2 + objects.err[column] ** 2 + config.floor_arcsec**2
     chi2 = distance**2 / variance
     inside = (distance <= config.farthest_arcsec) & (chi2 <= config.gate_sigma**2)
-    return row[inside], column[inside], (chi2 + 2 * np.log(variance))[inside]
+    return row[inside], column[inside], (chi2 + 2 * np.log(variance))[inside], distance[inside]

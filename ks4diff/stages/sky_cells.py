@@ -56,17 +56,22 @@ def separation_arcsec(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return 2 * np.arcsin(np.minimum(chord / 2, 1.0)) / ARCSEC
 
 
-def object_name(ra: float, dec: float, mjd: float, taken: set[str]) -> str:
-    """Return KS4-yy and nine letters: the year of the first alert and the 0.4" cell of its position.
+def object_names(ra: np.ndarray, dec: np.ndarray, mjd: float) -> list[str]:
+    """Return KS4-yy and nine letters each: the year of the first alert and the 0.4" cell of its position.
 
-    The name depends on that one detection alone, so neither the order of other exposures nor who else writes
-    changes it. When ``taken``, the next free cell's name is returned.
+    A name depends on that one detection alone, so neither the order of other exposures nor who else writes
+    changes it.
     """
     year = Time(mjd, format="mjd", scale="utc").datetime.year % 100
-    cell = int(cells_of(np.array([ra]), np.array([dec]), NAME_ORDER)[0])
-    while (name := f"KS4-{year:02d}{_letters(cell)}") in taken:
-        cell = (cell + 1) % len(_LETTERS) ** _NAME_LETTERS
-    return name
+    return [f"KS4-{year:02d}{_letters(cell)}" for cell in cells_of(ra, dec, NAME_ORDER).tolist()]
+
+
+def next_name(name: str) -> str:
+    """Return the name of the next cell, for an object whose own name another has."""
+    number = 0
+    for letter in name[-_NAME_LETTERS:]:
+        number = 26 * number + _LETTERS.index(letter)
+    return name[:-_NAME_LETTERS] + _letters((number + 1) % 26**_NAME_LETTERS)
 
 
 def _letters(number: int) -> str:

@@ -1,0 +1,120 @@
+"""Exposures into the history, in order of time, and their alerts out of it; an outage only delays both."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ks4diff.io.atomic import atomic_write_bytes
+from ks4diff.io.history import History
+from ks4diff.io.packets import alert_record
+from ks4diff.io.spool import Spool
+from ks4diff.pipeline.associate import associate_exposure
+from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.products.errors import HistoryUnavailable
+from ks4diff.products.sightings import ExposureSightings
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+WAITING = {"status": "waiting"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """Where exposures are written down, and who gets their alerts."""
+
+    history: History
+    out: Path
+    config: PipelineConfig
+    deliver: Callable[[str, list[Record]], None]  # stores an exposure's alerts for good
+    report_of: Callable[[ExposureSightings], Path]  # an exposure's report.json
+
+    @property
+    def spool(self) -> Spool:
+        """The queue before the history."""
+        return Spool(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What became of an exposure: its alert records, and what its report says of its association."""
+
+    records: list[Record]
+    association: Mapping[str, Any]
+
+
+NOT_YET = Entry(records=[], association=WAITING)
+
+
+def submit(sightings: ExposureSightings, ledger: Ledger) -> Entry:
+    """Return what became of an exposure, written down with all that waited before it.
+
+    It is queued on disk first: whatever ends this process, the exposure and its alerts are not lost, and go
+    on with the next `settle`. While the database is away it waits there.
+    """
+    ledger.spool.put(sightings)
+    return settle(ledger).get(sightings.exposure, NOT_YET)
+
+
+def settle(ledger: Ledger) -> dict[str, Entry]:
+    """Write down the exposures that wait, earliest first, deliver their alerts, and return them by name.
+
+    Stops at an outage. An exposure leaves the queue once its alerts are delivered; one that was stored
+    before its process ended is stored again, which changes nothing.
+    """
+    done: dict[str, Entry] = {}
+    spool = ledger.spool
+    with spool.alone():
+        while (waiting := spool.first()) is not None:
+            sightings = waiting.sightings
+            try:
+                found = associate_exposure(ledger.history, sightings, ledger.out, ledger.config)
+            except HistoryUnavailable as away:
+                log.warning("%d exposures wait for their association: %s", spool.waiting(), away)
+                break
+            records = [alert_record(alert) for alert in found.alerts]
+            ledger.deliver(sightings.exposure, records)
+            association = {
+                "status": "done",
+                "n_associated": found.n_associated,
+                "n_new_objects": found.n_new_objects,
+            }
+            _tell_report(ledger.report_of(sightings), association)
+            spool.remove(waiting)
+            done[sightings.exposure] = Entry(records=records, association=association)
+    return done
+
+
+def begin(ledger: Ledger) -> None:
+    """Settle what an earlier run left, and find a history that cannot be used before any image is touched.
+
+    Raises
+    ------
+    ConfigError
+        When the server refuses us: a wrong password or name is not an outage.
+    InputError
+        When the database is there and is no history.
+
+    """
+    try:
+        with ledger.history.reading():
+            pass
+    except HistoryUnavailable as away:
+        log.warning("the history is away, association will wait: %s", away)
+        return
+    settle(ledger)
+
+
+def _tell_report(path: Path, association: Mapping[str, Any]) -> None:
+    """Put the association into the report of an exposure that waited; one in progress has none yet."""
+    if not path.is_file():
+        return
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("association") == WAITING:
+        report["association"] = dict(association)
+        atomic_write_bytes(path, (json.dumps(report, indent=2) + "\n").encode())
