@@ -41,10 +41,9 @@ def encode_stamp(stamp: np.ndarray, *, cards: str = "", noise: float | None = No
     height, width = stamp.shape
     if noise is not None and noise > 0 and math.isfinite(noise):
         step = 2.0 ** math.floor(math.log2(noise / _LEVELS))
-        stamp = np.rint(stamp / np.float32(step)) * np.float32(step) + np.float32(0)  # no minus zeros
-        cards += _real("SIGMA", noise, "noise of a pixel") + _real(
-            "QSTEP", step, "pixels are its multiples"
-        )
+        # float64, where no bright pixel over a small step overflows; + 0.0 turns minus zeros into zeros
+        stamp = np.rint(stamp / np.float64(step)) * step + 0.0
+        cards += _real("SIGMA", noise, "noise of a pixel") + _real("QSTEP", step, "pixels are its multiples")
     data = stamp.astype(">f4").tobytes()
     header = (_opening(height, width) + cards + f"{'END':<80}").encode("ascii")
     header += b" " * (-len(header) % _BLOCK)

@@ -338,6 +338,12 @@ def test_pixels_are_rounded_by_a_sixteenth_of_the_noise_at_most(sigma):
     assert len(data) < 0.6 * len(encode_stamp(stamp))
 
 
+def test_bright_pixels_over_a_tiny_noise_stay():
+    stamp = np.array([[3e38, -3e38, 1.0], [0.0, np.nan, -1e-3]], dtype=np.float32)
+    np.testing.assert_array_equal(decode_stamp(encode_stamp(stamp, noise=1e-30)), stamp)
+    assert not np.signbit(decode_stamp(encode_stamp(-stamp, noise=16.0))[1, [0, 2]]).any()
+
+
 @pytest.mark.parametrize("noise", [None, 0.0, math.nan, math.inf])
 def test_without_a_noise_pixels_stay_as_they_are(noise):
     stamp = np.random.default_rng(6).normal(0, 3, (11, 9)).astype(np.float32)

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from astropy.wcs import WCS
 from scipy import ndimage
 
 from ks4diff.io.fits_image import read_chip
-from ks4diff.products.candidates import CANDIDATE_FLAGS, FLAG_BIT, REJECTING_BITS
+from ks4diff.io.packets import alert_record, datum_bytes, without_times
+from ks4diff.products.alert import Scoring
+from ks4diff.products.candidates import CANDIDATE_FLAGS, COLUMNS, FLAG_BIT, REJECTING_BITS
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate
 from ks4diff.products.difference import Difference, Quality
@@ -21,12 +24,13 @@ from ks4diff.stages.calibrate import CalibrateConfig, calibrate
 from ks4diff.stages.detect import DetectConfig, detect
 from ks4diff.stages.forced import forced_flux
 from ks4diff.stages.measure import MeasureConfig, measure
-from ks4diff.stages.package import package, row_of, select
+from ks4diff.stages.package import package, row_of, select, with_history
 from ks4diff.stages.photometry import NJY_ZEROPOINT, limiting_flux, magnitude, njy_per_count
-from ks4diff.stages.quality import QualityConfig, judge, scorr_std
+from ks4diff.stages.quality import QualityConfig, judge, pixel_arcsec, scorr_std
 from ks4diff.stages.register import template_position
 from ks4diff.stages.score import ScoreConfig, rank, score
 from tests import skies
+from tests.sample_alert import make_history
 from tests.stages.test_register import NOISE, chip
 
 SHAPE = (91, 91)  # square for once: it is turned
@@ -193,6 +197,120 @@ class TestPackage:
             np.testing.assert_array_equal(
                 alert.cutouts.difference, changed.subtracted.candidates.cutouts[row, 2]
             )
+
+    def on_sky(self, run, **facts):
+        """The same chip with a WCS, a zero point and a date, and its table changed to suit."""
+        wcs = skies.sky_wcs()
+        raw = replace(
+            run.subtracted.chip.raw, wcs=wcs, zeropoint=26.4, mjd_mid=60000.25, exptime=120.0, **facts
+        )
+        table = run.table.copy()
+        table["ra"], table["dec"] = wcs.all_pix2world(table["x"], table["y"], 0)
+        table["xy_cov"] = 0.3 * table["x_err"] * table["y_err"]
+        candidates = replace(run.subtracted.candidates, table=table, flux_unit="nJy")
+        return replace(run.subtracted, chip=replace(run.subtracted.chip, raw=raw), candidates=candidates)
+
+    def sent(self, subtracted, run, **options):
+        rows, _ = select(subtracted, min_rb=0.5)
+        return package(subtracted, rows, run.result.provenance, exposure="e1", min_rb=0.5, **options)
+
+    def test_stamps_know_their_place(self, changed):
+        subtracted = self.on_sky(changed)
+        wcs = subtracted.chip.raw.wcs
+        for alert in self.sent(subtracted, changed)[:5]:
+            grid, x, y = alert.cutouts.grid, np.rint(alert.candidate.x), np.rint(alert.candidate.y)
+            local = WCS(naxis=2)
+            local.wcs.ctype, local.wcs.crpix = ["RA---TAN", "DEC--TAN"], [32, 32]
+            local.wcs.crval, local.wcs.cd = [grid.ra, grid.dec], grid.cd
+            corners = np.array([[0, 62, 0, 62], [0, 0, 62, 62]])
+            ra, dec = local.all_pix2world(*corners, 0)
+            back = wcs.all_world2pix(ra, dec, 0)
+            np.testing.assert_allclose(back, corners + np.array([[x - 31], [y - 31]]), atol=0.01)
+            assert alert.cutouts.zeropoint == 26.4
+            assert alert.cutouts.science[31, 31] == pytest.approx(
+                changed.subtracted.candidates.cutouts[row_of(alert), 0, 31, 31], nan_ok=True
+            )
+
+    def test_errors_on_the_sky_are_those_of_the_pixels(self, changed):
+        """Against a cloud of positions drawn with the pixel covariance and put through the WCS."""
+        subtracted = self.on_sky(changed)
+        wcs = subtracted.chip.raw.wcs
+        for alert in self.sent(subtracted, changed)[:3]:
+            c = alert.candidate
+            covariance = [[c.xerr**2, c.xycov], [c.xycov, c.yerr**2]]
+            x, y = np.random.default_rng(3).multivariate_normal([c.x, c.y], covariance, 40_000).T
+            ra, dec = wcs.all_pix2world(x, y, 0)
+            drawn = np.cov((ra - c.ra) * np.cos(np.radians(c.dec)), dec - c.dec)
+            assert c.raerr == pytest.approx(np.sqrt(drawn[0, 0]), rel=0.02)
+            assert c.decerr == pytest.approx(np.sqrt(drawn[1, 1]), rel=0.02)
+            assert c.radeccov == pytest.approx(drawn[0, 1], abs=0.02 * c.raerr * c.decerr)
+
+    def test_every_column_of_the_table_flows_in(self, changed):
+        table = changed.table
+        wider = np.zeros(len(table), dtype=[*table.dtype.descr, ("brand_new", "f4"), ("injected", "?")])
+        for name in table.dtype.names:
+            wider[name] = table[name]
+        wider["brand_new"], wider["injected"] = np.arange(len(table)) + 0.5, True
+        candidates = replace(changed.subtracted.candidates, table=wider)
+        for alert in self.sent(replace(changed.subtracted, candidates=candidates), changed):
+            assert alert.candidate.measured["brand_new"] == row_of(alert) + 0.5
+            assert alert.candidate.injected
+            known = vars(alert.candidate).keys() | alert.candidate.measured.keys()
+            assert {column.name for column in COLUMNS} - known <= set(RENAMED)
+            record = alert_record(alert)
+            assert record["candidate"]["measurements"]["brand_new"] == row_of(alert) + 0.5
+            datum_bytes(record)
+
+    def test_what_the_chip_tells(self, changed):
+        subtracted = self.on_sky(changed, object="0412.123-34", filter="R")
+        scoring = Scoring(
+            features="7", flag_names={4: "few_pixels", 2: "crowded"}, reasons=(("why",),) * len(changed.table)
+        )
+        subtracted.candidates.table["rb_flags"] = 6
+        alert = self.sent(subtracted, changed, scoring=scoring, now=60000.5)[0]
+        made, seen = alert.provenance, alert.candidate
+        assert made.t_shutter_close == pytest.approx(60000.25 + 60 / 86400, abs=1e-9)
+        assert made.t_packed == 60000.5
+        assert made.depth == seen.diffmaglim == pytest.approx(magnitude(subtracted.limiting_flux, 26.4))
+        assert made.pixel_arcsec == pytest.approx(pixel_arcsec(subtracted.chip.raw))
+        assert made.quality == subtracted.quality.verdict
+        assert (seen.field, seen.target_name, seen.zeropoint) == (412, "0412.123-34", 26.4)
+        assert (seen.rb_features, seen.rb_flags, seen.rb_reasons) == (
+            "7",
+            ("crowded", "few_pixels"),
+            ("why",),
+        )
+        assert seen.magap == pytest.approx(31.4 - 2.5 * np.log10(abs(seen.ap_flux)))
+        assert self.sent(self.on_sky(changed, object="bulge"), changed)[0].candidate.field is None
+
+    def test_the_time_of_packing_is_not_in_the_ids(self, changed):
+        one, other = (self.sent(changed.subtracted, changed, now=now) for now in (60000.0, 60001.0))
+        assert [a.alert_id for a in one] == [a.alert_id for a in other]
+        records = [[alert_record(alert) for alert in alerts] for alerts in (one, other)]
+        assert records[0] != records[1]
+        assert without_times(records[0]) == without_times(records[1])
+
+    def test_bad_pixels_in_the_middle_are_counted(self, changed):
+        cutouts = changed.subtracted.candidates.cutouts.copy()
+        cutouts[:, 2, 29:34, 29:34] = 0
+        cutouts[:, 2, 29, 29], cutouts[:, 2, 33, 30:33], cutouts[:, 2, 28, 31] = np.nan, np.nan, np.nan
+        candidates = replace(changed.subtracted.candidates, cutouts=cutouts)
+        alerts = self.sent(replace(changed.subtracted, candidates=candidates), changed)
+        assert {alert.candidate.nbad for alert in alerts} == {4}
+
+    def test_a_history_gives_name_past_and_type(self, changed):
+        alert = self.packed(changed)[1][0]
+        history = make_history()
+        told = with_history(alert, history)
+        assert (told.object_id, told.alert_type) == (history.object.object_id, "update")
+        assert told.history == history
+        assert (told.alert_id, told.candid) == (alert.alert_id, alert.candid)
+        silent = tuple(replace(past, alerted=False) for past in history.detections)
+        assert with_history(alert, replace(history, detections=silent)).alert_type == "new"
+        assert alert.history is None
+
+
+RENAMED = ("id", "x_err", "y_err", "xy_cov", "mag", "mag_err", "is_positive", "elongation")
 
 
 def psf_field(stamp, fwhm, n_stars=50, error=0.0):
