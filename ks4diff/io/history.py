@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from ks4diff.io.history_engine import Database, history_url
 from ks4diff.io.history_tables import CHIP_CELLS, CHIPS, DETECTIONS, EXPOSURES, OBJECTS
 from ks4diff.products.coverage import ChipCoverage, Looked
+from ks4diff.products.errors import InputError
 from ks4diff.products.sightings import ChipSightings, ExposureSightings
 
 _AT_ONCE = 5000  # values in one IN: SQLite allows 32,766, PostgreSQL 65,535
@@ -37,6 +38,12 @@ class History:
     def __init__(self, database: str | None, out: Path) -> None:
         self._database = Database(history_url(database, out))
         self.name = self._database.name
+
+    def require(self) -> None:
+        """Raise InputError when the history is a file that is not there: to look into it must not make it."""
+        path = self._database.path
+        if path is not None and not path.is_file():
+            raise InputError(f"{path}: no such history")
 
     @contextmanager
     def reading(self) -> Iterator[HistoryReader]:

@@ -58,6 +58,7 @@ class Database:
     def __init__(self, url: sa.URL) -> None:
         self.url = url
         self.name = url.render_as_string(hide_password=True)
+        self.path = Path(url.database) if url.get_backend_name() == "sqlite" else None
         self.is_sqlite = url.get_backend_name() == "sqlite"
         options = {"timeout": _BUSY_S} if self.is_sqlite else {"connect_timeout": _CONNECT_S}
         # NullPool: no connection outlives its use, so files can be moved and servers restarted.
@@ -99,8 +100,8 @@ class Database:
         """Make the tables, once, under the writer's lock: two that start together would make them twice."""
         if self._ready:
             return
-        if self.is_sqlite and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked() as connection:
             METADATA.create_all(connection)
             found = connection.execute(sa.select(META.c.version)).scalars().all()
