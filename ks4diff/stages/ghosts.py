@@ -27,24 +27,21 @@ def flag_ghosts(
 ) -> Candidates:
     """Return the candidates with "crosstalk" raised where a ghost could make up much of their flux.
 
-    A candidate needs a source some 300 times brighter at the one place of each other amplifier that is read
-    at the same moment: by chance 1 of 1,000 at 5 sigma has it, and fewer of the brighter ones.
+    The column "crosstalk_ratio" says how much of its flux that is. A candidate needs a source some 300 times
+    brighter at the one place of each other amplifier that is read at the same moment: by chance 1 of 1,000 at
+    5 sigma has it, and fewer of the brighter ones.
     """
     table = candidates.table.copy()
+    table["crosstalk_ratio"] = 0.0
     amplifiers = chip.raw.amplifiers
     if len(amplifiers) < 2 or len(table) == 0:
-        return candidates
+        return replace(candidates, table=table)
     unit = 1.0 if chip.raw.zeropoint is None else njy_per_count(chip.raw.zeropoint)
-    needed = config.share * np.abs(table["flux"]) / unit
-    half = max(round(chip.psf.fwhm_pix), 2)
-    offset = np.arange(-half, half + 1)
-    disc = offset[:, None] ** 2 + offset[None, :] ** 2 <= half * half
-    full = (chip.image.flags & PixelFlag.SATURATED) != 0
-    # what stands in saturated pixels is filled in
-    level = chip.raw.saturation or (float(chip.image.data[~full].max()) if (~full).any() else 0.0)
+    flux = np.maximum(np.abs(table["flux"]) / unit, 1e-30)
+    x, y = np.rint(table["x"]).astype(int), np.rint(table["y"]).astype(int)
+    level = _full_level(chip)
     for victim, target in enumerate(amplifiers):
         upper = chip.image.shape[0] if target.y1 is None else target.y1
-        x, y = np.rint(table["x"]).astype(int), np.rint(table["y"]).astype(int)
         on = np.flatnonzero((x >= target.x0) & (x < target.x1) & (y >= target.y0) & (y < upper))
         for source in range(len(amplifiers)):
             if source == victim or (crosstalk.crosstalk_same_parity and (victim - source) % 2):
@@ -53,9 +50,27 @@ def flag_ghosts(
             column = np.full(target.x1 - target.x0, -1)
             column[here] = there
             at = column[x[on] - target.x0]
-            heard = np.nan_to_num(stamps(chip.image.data, at, y[on], half, 0.0))
-            heard = np.where(stamps(full, at, y[on], half, False), level, heard)
-            light = np.where(disc, heard, 0).sum(axis=(1, 2))
-            ghost = (at >= 0) & (config.largest * light > needed[on])
-            table["flags"][on[ghost]] |= FLAG_BIT["crosstalk"]
+            ratio = config.largest * _light(chip, at, y[on], level) / flux[on]
+            table["crosstalk_ratio"][on] = np.maximum(
+                table["crosstalk_ratio"][on], np.where(at >= 0, ratio, 0)
+            )
+    table["flags"][table["crosstalk_ratio"] > config.share] |= FLAG_BIT["crosstalk"]
     return replace(candidates, table=table)
+
+
+def _full_level(chip: CalibratedChip) -> float:
+    """Return the counts of a saturated pixel: what stands in such pixels is filled in."""
+    if chip.raw.saturation:
+        return float(chip.raw.saturation)
+    full = (chip.image.flags & PixelFlag.SATURATED) != 0
+    return float(chip.image.data[~full].max()) if (~full).any() else 0.0
+
+
+def _light(chip: CalibratedChip, x: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
+    """Return the counts [n] within one FWHM of pixels."""
+    half = max(round(chip.psf.fwhm_pix), 2)
+    offset = np.arange(-half, half + 1)
+    disc = offset[:, None] ** 2 + offset[None, :] ** 2 <= half * half
+    heard = np.nan_to_num(stamps(chip.image.data, x, y, half, 0.0))
+    full = (stamps(chip.image.flags, x, y, half, 0) & PixelFlag.SATURATED) != 0
+    return np.where(disc, np.where(full, level, heard), 0).sum(axis=(1, 2))
