@@ -4,8 +4,11 @@ import copy
 import hashlib
 import io
 import json
+import re
+from types import SimpleNamespace
 
 import fastavro
+import kafka
 import numpy as np
 import pytest
 from fastavro.schema import SchemaParseException, parse_schema
@@ -17,6 +20,7 @@ from ks4diff.io.packets import (
     datum_bytes,
     exposure_schema,
     latest_version,
+    message_bytes,
     read_container,
     schema_json,
     schema_versions,
@@ -33,6 +37,7 @@ RELEASED = {
     "schema/1.0": "edf64225162f67a4843d0ac128674d114aee00e2b7cf141fa3c4219905ec1cef",
     "exposure/1.0": "c0f2c0eb30dab764f27fd67b9522a44a3b71204bec21e9539f28476b823a85b4",
 }
+ALERTS = SAMPLE.parent.parent
 SAMPLES = sorted(path.name for path in SAMPLE.parent.iterdir())
 CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
 
@@ -203,6 +208,28 @@ def test_schema_json_is_a_schema_without_the_librarys_marks():
     exposure = parse_schema(json.loads(schema_json(exposure=True)))
     message = make_exposure()
     assert fastavro.schemaless_reader(io.BytesIO(datum_bytes(message)), exposure, None) == message
+
+
+def test_the_examples_of_the_readme_run(monkeypatch, capsys):
+    """As printed there, from the root of a checkout; Kafka is played by a list of one message."""
+    blocks = re.findall(r"```python\n(.*?)```", (ALERTS / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    record = make_records(1)[0]
+
+    def consumer(*topics, **settings):
+        assert topics == ("ks4.alerts.v1",)
+        return [SimpleNamespace(value=message_bytes(record))]
+
+    monkeypatch.chdir(ALERTS.parent)
+    monkeypatch.setattr(kafka, "KafkaConsumer", consumer)
+    for block in blocks:
+        assert len(block.strip().splitlines()) <= 11
+        exec(compile(block, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "KS4-24000000 123.456789 -34.567891 R 21.4996 t",
+        f"{record['alertId']} (63, 63) 28.9 123.456812 -34.567932",
+    ]
 
 
 def test_shared_files_are_found_and_missing_ones_named():
