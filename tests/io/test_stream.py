@@ -71,7 +71,7 @@ def test_what_arrives_is_what_was_archived(sink, kafka_broker, topic, tmp_path):
     for alert in got:
         assert alert.key == alert.record["objectId"]
         assert alert.headers["alertId"] == alert.record["alertId"]
-        assert alert.headers["schema"] == "ks4.alert 0.1"
+        assert alert.headers["schema"] == "ks4.alert 1.0"
         assert alert.headers["content_type"] == "application/avro"
         assert abs(int(alert.headers["producer_timestamp"]) / 1000 - time.time()) < 300
 
