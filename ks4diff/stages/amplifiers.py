@@ -248,11 +248,11 @@ def _chain(steps, live, gain, offset, *, rows, prior) -> tuple[np.ndarray, np.nd
 
 
 def _split(steps: Steps, rows: int, prior: tuple[float, float]) -> tuple[float, np.ndarray]:
-    """Return (delta, [c0, c1]): the step's part that grows with the sky and the rest, by Huber's weights."""
+    """Return (delta, [c0, c1]): the step's part that grows with the sky and the rest, by Tukey's weights."""
     known = np.isfinite(steps.step)
     if not known.any():
         return 0.0, np.zeros(2)
-    d, level = steps.step[known], steps.level[known]
+    d, level = steps.step[known], _true_level(steps.level[known], steps.error[known])
     t = _height(steps.row[known] - 0.5, rows)
     design = np.stack([level, np.ones_like(t), t], axis=1)
     widths = np.array([prior[0], prior[1], prior[1]])
@@ -262,11 +262,23 @@ def _split(steps: Steps, rows: int, prior: tuple[float, float]) -> tuple[float, 
     for _ in range(10):
         residual = d - design @ fit
         scale = np.maximum(error, 1.4826 * np.median(np.abs(residual - np.median(residual))))
-        weight = 1 / (scale**2 * np.maximum(np.abs(residual) / (1.5 * scale), 1))
+        # blocks full of a bright star's light are 10 spreads off: Huber's weights would still follow them
+        weight = np.clip(1 - (residual / (5 * scale)) ** 2, 0, None) ** 2 / scale**2
         scaled = design * widths  # in units of the priors: well conditioned, and ridge 1
         normal = scaled.T @ (weight[:, None] * scaled) + np.eye(3)
         fit = widths * np.linalg.solve(normal, scaled.T @ (weight * d))
     return float(np.clip(fit[0], -0.5, 0.5)), fit[1:]  # the gains of one site differ by a factor 1.45 at most
+
+
+def _true_level(level: np.ndarray, step_error: np.ndarray) -> np.ndarray:
+    """Return the level without what noise scatters it by, which would draw every slope to 0.
+
+    Nor is a bright star beside the seam sky. The level's variance is 9/64 of the step's (`measure_steps`).
+    """
+    off = level - np.median(level)
+    scatter = max(1.4826 * float(np.median(np.abs(off))), 1e-9)
+    real = max(1 - 9 / 64 * (float(np.median(step_error)) / scatter) ** 2, 0.0)
+    return np.median(level) + np.clip(off, -3 * scatter, 3 * scatter) * real
 
 
 def _flag_seam(flags: np.ndarray, steps: Steps, x: int, config: AmplifierConfig) -> None:

@@ -19,6 +19,7 @@ class SeamConfig:
     source_sigma: float = 1.5  # smoothed pixels above this are no sky, grown by two, ...
     source_peak_sigma: float = 3.5  # ... where their patch rises above this somewhere
     clip_sigma: float = 3.0  # of what remains, equally on both sides
+    odd_spreads: float = 5.0  # a column farther off than this many times their spread is none of the sky's
     least_fraction: float = 0.25  # of a side's pixels of a block, or the block tells nothing
 
     def __post_init__(self) -> None:
@@ -80,6 +81,9 @@ def measure_steps(left: np.ndarray, right: np.ndarray, x: tuple[int, int], confi
     inner = (columns < x[0] + left.shape[1] - skip) | (columns >= x[1] + skip)
     basis = np.stack([np.ones_like(u), u, u**2, side], axis=1)
     fit, covariance, used = _fit(z.reshape(n, rows, -1), sky & inner, basis, sigma, config)
+    odd = _odd_columns(z.reshape(n, rows, -1), sky, fit @ basis.T, sigma, config)
+    if odd.any():
+        fit, covariance, used = _fit(z.reshape(n, rows, -1), sky & inner & ~odd, basis, sigma, config)
     enough = np.minimum(
         used[:, side < 0].sum(1) / (side < 0).sum(), used[:, side > 0].sum(1) / (side > 0).sum()
     )
@@ -131,6 +135,13 @@ def _fit(z, use, basis, sigma, config) -> tuple[np.ndarray, np.ndarray, np.ndarr
             model = (fit @ basis.T).astype(np.float32)
             use &= np.abs(z - model[:, None, :]) < config.clip_sigma * sigma
     return fit, np.linalg.inv(normal)[:, 3, 3], count
+
+
+def _odd_columns(z, sky, model, sigma, config) -> np.ndarray:
+    """Return bool [m]: columns that stand off the sky all along; one of 10 counts moves the step by 0.6."""
+    excess, error = _column_excess(z, sky, model, np.ones(len(z)), sigma)
+    off = excess - np.median(excess)
+    return np.abs(off) > np.maximum(5 * error, config.odd_spreads * 1.4826 * np.median(np.abs(off)))
 
 
 def _column_excess(z, sky, model, known, sigma) -> tuple[np.ndarray, float]:

@@ -68,6 +68,15 @@ class TestSeams:
         assert np.ptp(dark.offset[:, 0]) > 20
         assert all(abs(seam.after) < 0.1 * seam.sigma for seam in dark.seams)
 
+    def test_columns_beside_a_seam_move_no_gain(self):
+        camera = Camera(undershoot=(0.0,) * 4)
+        raw = expose(camera, Sky(level=40, stars=60))
+        # weaker than the clipping, which sees single pixels: 2 % of gain without the search for them
+        raw.data[:, int(camera.edges[2]) + 8] += 15
+        raw.data[:, int(camera.edges[2]) + 14] += 15
+        gains = np.array(camera.gains) / np.exp(np.log(camera.gains).mean())
+        np.testing.assert_allclose(find_signature(raw, None, CONFIG).match.gain, gains, rtol=0.01)
+
     def test_a_column_off_its_surroundings_is_flagged_and_no_other(self):
         camera, sky = Camera(), Sky()
         raw = expose(camera, sky)
