@@ -16,8 +16,15 @@ from ks4diff.products.errors import ConfigError, HistoryUnavailable, InputError
 log = logging.getLogger(__name__)
 
 _LOCK = 0x6B733464696666  # "ks4diff": the key of PostgreSQL's advisory lock
-_CONNECT_S = 5
-_BUSY_S = 60.0  # a writer of SQLite waits this long for another: an exposure takes about a second
+_BUSY_S = 60  # a writer waits this long for another, then its exposure queues: one takes about a second
+# A server that is gone without a word is noticed after 30 s, not after the kernel's two hours.
+_NETWORK = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 # What a server says that is not there just now; other refusals (password, no such database) are for people.
 _PASSING = re.compile(r"starting up|shutting down|recovery|terminating|too many|remaining connection", re.I)
 
@@ -60,7 +67,7 @@ class Database:
         self.name = url.render_as_string(hide_password=True)
         self.path = Path(url.database) if url.get_backend_name() == "sqlite" else None
         self.is_sqlite = url.get_backend_name() == "sqlite"
-        options = {"timeout": _BUSY_S} if self.is_sqlite else {"connect_timeout": _CONNECT_S}
+        options = {"timeout": float(_BUSY_S)} if self.is_sqlite else _NETWORK
         # NullPool: no connection outlives its use, so files can be moved and servers restarted.
         self._engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
         self._ready = False
@@ -93,6 +100,7 @@ class Database:
             connection = connection.execution_options(immediate=True)
             with connection.begin():
                 if not self.is_sqlite:
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_BUSY_S}s'")
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 yield connection
 

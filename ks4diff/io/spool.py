@@ -49,6 +49,12 @@ class Spool:
         """Return how many exposures wait."""
         return len(self._files())
 
+    def holds(self, exposure: str) -> bool:
+        """Return whether an exposure waits."""
+        return any(
+            _exposure_part(path.name) == _exposure_part(_name(0.0, exposure)) for path in self._files()
+        )
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Wait until no other process takes out of this spool, and keep others waiting meanwhile."""

@@ -49,6 +49,7 @@ class Entry:
 
 
 NOT_YET = Entry(records=[], association=WAITING)
+ELSEWHERE = Entry(records=[], association={"status": "done"})  # another process took it out of the queue
 
 
 def submit(sightings: ExposureSightings, ledger: Ledger) -> Entry:
@@ -58,7 +59,10 @@ def submit(sightings: ExposureSightings, ledger: Ledger) -> Entry:
     on with the next `settle`. While the database is away it waits there.
     """
     ledger.spool.put(sightings)
-    return settle(ledger).get(sightings.exposure, NOT_YET)
+    done = settle(ledger)
+    if sightings.exposure in done:
+        return done[sightings.exposure]
+    return NOT_YET if ledger.spool.holds(sightings.exposure) else ELSEWHERE
 
 
 def settle(ledger: Ledger) -> dict[str, Entry]:

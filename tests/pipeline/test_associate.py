@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ks4diff.io import history_engine
 from ks4diff.io.history import History
 from ks4diff.io.packets import alert_record, container_bytes, read_container
 from ks4diff.pipeline.associate import associate_exposure
@@ -21,6 +22,7 @@ from ks4diff.stages.sky_cells import separation_arcsec, unit_vectors
 from tests.seasons import coverage, near, season, sightings
 
 CONFIG = PipelineConfig()
+SHARED = "shared"  # the folder that four processes have in common
 HOME = (150.0, -30.0)
 MJD = 60735.8
 SN2021RHU = "mwvgroup+Pitt-Google-Broker/docs/source/working-notes/troyraen/SuperNNova/ZTF21abiuvdk"
@@ -257,7 +259,11 @@ class TestBothDatabases:
         assert contents(histories[0]) == contents(histories[1])
 
     def test_four_processes_at_once_lose_nothing(self, database, tmp_path):
-        urls = {tmp_path / "lite": f"sqlite:///{tmp_path}/h.db", tmp_path / "server": database()}
+        urls = {
+            tmp_path / "lite": f"sqlite:///{tmp_path}/h.db",
+            tmp_path / "server": database(),
+            tmp_path / SHARED: f"sqlite:///{tmp_path}/shared.db",
+        }
         run = season(5, n_sources=20, side_deg=0.1, nights=4, visits=4).exposures
         context = multiprocessing.get_context("spawn")
         gate = context.Barrier(4)
@@ -272,7 +278,9 @@ class TestBothDatabases:
             assert len(exposures) == 16
             assert len(detections) == sum(len(one.table) for one in run)
             assert all(row["object_id"] for row in detections)
-            found = [record for k in range(4) for record in delivered(out / str(k))]
+            found = [
+                record for folder in {folder_of(out, k) for k in range(4)} for record in delivered(folder)
+            ]
             assert sorted(record["candid"] for record in found) == [row["candid"] for row in detections]
             assert {row["object_id"] for row in objects} == {record["objectId"] for record in found}
             stand = sum(row["is_primary"] for row in detections)
@@ -298,10 +306,15 @@ def ledger_of(url, out):
 def submit_all(urls, number, exposures, gate):
     """Submit exposures to each database, at the same time as the other processes."""
     for out, url in urls.items():
-        ledger = ledger_of(url, out / str(number))
+        ledger = ledger_of(url, folder_of(out, number))
         gate.wait(120)
         for one in exposures:
-            submit(one, ledger)
+            assert submit(one, ledger).association["status"] == "done"
+
+
+def folder_of(out, number):
+    """Each process has its own folder, and its own queue, but for one that all share."""
+    return out if out.name == SHARED else out / str(number)
 
 
 def delivered(out):
@@ -360,6 +373,15 @@ class TestOutages:
         begin(ledger)
         assert '"n_new_objects": 1' in report.read_text()
         assert len(delivered(tmp_path)) == 1
+
+    def test_a_writer_that_never_ends_is_an_outage(self, database, tmp_path, monkeypatch):
+        monkeypatch.setattr(history_engine, "_BUSY_S", 1)
+        url, one = database(), sightings(0, MJD, *at(0))
+        ledger = ledger_of(url, tmp_path)
+        begin(ledger)
+        with ledger.history.writing():
+            assert submit(one, ledger_of(url, tmp_path)).association == {"status": "waiting"}
+        assert submit(one, ledger).association["status"] == "done"
 
     def test_a_refusal_is_no_outage(self, postgres_server, tmp_path):
         with pytest.raises(ConfigError, match="nowhere"):
