@@ -163,20 +163,32 @@ def real(realdata: Path, n: int) -> None:
 
 
 def moa(realdata: Path) -> None:
-    """Print the registration of each open MOA frame to the sharpest of the series, 0028."""
+    """Print the registration of each open MOA frame to 0028, and the medians and worst of its two rms.
+
+    `Registration.rms_pix`, and of all stars weighted by their noise, which was ``rms_pix`` until commit
+    614c92e, when positions were centroids.
+    """
     chips = {
         path.stem[-4:]: calibrate(read_chip(path), CalibrateConfig())
         for path in sorted((realdata / MOA).glob("*.fit*"))
     }
+    found = []
     for name, chip in chips.items():
+        if name == "0028":
+            continue
         answer = tried(chip, chips["0028"])
         if isinstance(answer, SkipChip):
             print(f"  MOA {name}: {answer}")
             continue
         print(
-            f"  MOA {name} ({chip.psf.fwhm_pix:.1f} px): rms {answer.rms_pix:.3f} px, {answer.n_matched} of "
-            f"{len(chip.stars)}, map's error {np.median(answer.error.values):.3f} px, degree {answer.degree}"
+            f"  MOA {name} ({chip.psf.fwhm_pix:.1f} px): rms {answer.rms_pix:.3f} px of bright stars, "
+            f"all weighted {answer.rms_weighted_pix:.3f}, {answer.n_matched} of {len(chip.stars)}, "
+            f"map's error {np.median(answer.error.values):.3f} px, degree {answer.degree}"
         )
+        found.append((answer.rms_pix, answer.rms_weighted_pix))
+    for name, rms in zip(("bright", "weighted"), np.array(found).T, strict=True):
+        held = f"{(rms <= 0.06).sum()} of {len(rms)} within 0.06"
+        print(f"  rms {name}: {np.median(rms):.3f} px median, {rms.max():.3f} worst, {held}")
 
 
 def timed() -> None:

@@ -106,7 +106,7 @@ def _patch(case: Case, columns: int, rows: int) -> Patch:
 
 def _raw(shape, wcs, case):
     return RawChip(
-        data=np.broadcast_to(np.float32(0), shape),
+        data=np.zeros(shape, dtype=np.float32),
         file="made",
         hdu="0",
         chip=case.chip,
@@ -159,7 +159,7 @@ def _filled(case, rng, raw, tile, true):
         _chip(
             raw
             if k == 0
-            else replace(raw, wcs=wcs, data=np.broadcast_to(np.float32(0), (rows, columns)), exposure=None),
+            else replace(raw, wcs=wcs, data=np.zeros((rows, columns), dtype=np.float32), exposure=None),
             case,
             *seen[k][1:3],
             seen[k][4],
@@ -183,7 +183,7 @@ def _chip(raw, case, place, flux, noise):
         raw=raw,
         image=MaskedImage(
             data=raw.data,
-            flags=np.broadcast_to(np.uint16(0), shape),
+            flags=np.zeros(shape, dtype=np.uint16),
             sky_variance=Cells.constant(1.0, shape),
         ),
         sky=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from ks4diff.numerics.pixel_map import PixelMap
 from ks4diff.products.chip import CalibratedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.registration import Registration
-from ks4diff.stages.register_cells import CellConfig, refined, verdicts
+from ks4diff.stages.register_cells import CellConfig, refined, told_rms, verdicts
 from ks4diff.stages.register_fit import Fit, FitConfig, fit_map
 from ks4diff.stages.register_guess import Guess, Lists, guesses, settled, star_lists, verified
+from ks4diff.stages.register_stamps import StampConfig, on_pixels
 from ks4diff.stages.starting_map import sky_turn, through_sky
 
 
@@ -35,19 +36,24 @@ class RegisterConfig:
     min_share: float = 0.1  # of the bright stars on the template; clumps match by more than random chance
     min_matched: int = 15
     min_matched_small: int = 6  # of images smaller than one 1k cell: parts and test frames
+    telling_snr: float = 50.0  # in both images, of stars that tell the rms ...
+    telling_noise_pix: float = 0.03  # ... and their own noise at most: half of the 0.06 px that is wanted
     sure_fraction: float = 0.5  # of the stars that could match; with so many no other guess is tried
     grow_stars: int = 4000  # brightest, with which the map grows to the corners; then all stars count
     fit: FitConfig = field(default_factory=FitConfig)
     cells: CellConfig = field(default_factory=CellConfig)
+    stamps: StampConfig = field(default_factory=StampConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """A map that was grown to all stars, its pairs as rows of the lists."""
+    """A map that was grown to all stars from ``start``, its pairs as rows of the lists."""
 
+    start: PixelMap
     fit: Fit
     pairs: tuple[np.ndarray, np.ndarray]
     method: str
+    compared: np.ndarray  # bool: pairs whose places were compared by the images' pixels
 
     @property
     def n(self) -> int:
@@ -60,8 +66,8 @@ def register(science: CalibratedChip, template: CalibratedChip, config: Register
     First guesses are tried in order: both WCS, the same moved as the stars vote, no shift at all, then votes
     alone. Those whose matches cannot be chance are grown to all stars, until one holds a fair share of all
     that could match: a guess that is right in one corner alone is not chance either, and only a better one
-    tells. Else the one with most matches is taken. ``rms_pix`` of the answer is weighted by the stars'
-    inverse variance, so that faint stars' own noise does not hide what bright ones tell.
+    tells. Else the one with most matches is taken. At last the best stars' places are compared by the pixels
+    of both images (`on_pixels`), and the map is fitted again. For ``rms_pix`` see `Registration`.
 
     Raises
     ------
@@ -98,7 +104,7 @@ def register(science: CalibratedChip, template: CalibratedChip, config: Register
         raise SkipChip(
             "too few stars in common for a registration", n_matched=float(found.n), n_required=float(needed)
         )
-    return _product(found, lists, config)
+    return _product(_compared(found, science, template, lists, config), science, template, lists, config)
 
 
 def through_wcs(science: CalibratedChip, template: CalibratedChip) -> PixelMap | None:
@@ -162,7 +168,10 @@ def _grown(start: PixelMap, lists: Lists, method: str, config: RegisterConfig) -
         fit = fit_map(start, near, lists.points(pairs), lists.expected(pairs), radius, config.fit)
         if fit is None:
             return None
-        near, found = fit.map, _Found(fit=fit, pairs=pairs, method=method)
+        near = fit.map
+        found = _Found(
+            start=start, fit=fit, pairs=pairs, method=method, compared=np.zeros(len(pairs[0]), dtype=bool)
+        )
         if last:
             break
     return found
@@ -197,25 +206,52 @@ def _could_match(found: _Found, lists: Lists) -> int:
     return int(min(ours.sum(), theirs.sum()))
 
 
-def _product(found: _Found, lists: Lists, config: RegisterConfig) -> Registration:
+def _compared(
+    found: _Found, science: CalibratedChip, template: CalibratedChip, lists: Lists, config: RegisterConfig
+) -> _Found:
+    """Return the registration with the best stars' places compared by the pixels of both images."""
+    ours, expected = lists.a[found.pairs[0]], lists.expected(found.pairs)
+    places = on_pixels(science, template, found.fit.map, ours, expected, config.stamps)
+    compared = np.isfinite(places).all(axis=1)
+    theirs = np.where(compared[:, None], places, lists.b[found.pairs[1]])
+    fit = fit_map(found.start, found.fit.map, (ours, theirs), expected, config.match_radius_pix, config.fit)
+    return found if fit is None else replace(found, fit=fit, compared=compared)
+
+
+def _telling(
+    found: _Found, chips: tuple[CalibratedChip, CalibratedChip], lists: Lists, config: RegisterConfig
+) -> np.ndarray:
+    """Return which pairs are bright in both images, and their own noise small beside what is looked for."""
+    telling = lists.expected(found.pairs) < config.telling_noise_pix
+    for chip, noise, rows in zip(chips, (lists.noise_a, lists.noise_b), found.pairs, strict=True):
+        # by King 1983 a position's noise is the PSF's sigma over the S/N
+        telling &= noise[rows] < chip.psf.fwhm_pix / 2.3548 / config.telling_snr
+    return telling
+
+
+def _product(
+    found: _Found, science: CalibratedChip, template: CalibratedChip, lists: Lists, config: RegisterConfig
+) -> Registration:
     """Return the registration with its local refinement and its verdicts."""
-    fit, science = found.fit, lists.a[found.pairs[0]]
-    correction = refined(fit, science, lists.shape, config.cells)
-    residual = fit.residual if correction is None else fit.residual - correction.at(*science.T).T
+    fit, points = found.fit, lists.a[found.pairs[0]]
+    correction = refined(fit, points, lists.shape, config.cells)
+    residual = fit.residual if correction is None else fit.residual - correction.at(*points.T).T
     kept = fit.weight > 0
     square = 0.5 * (residual**2).sum(axis=1)
-    rms = np.sqrt(np.average(square[kept], weights=fit.sigma[kept] ** -2))
+    weighted = float(np.sqrt(np.average(square[kept], weights=fit.sigma[kept] ** -2)))
+    rms = told_rms(residual, found.compared & _telling(found, (science, template), lists, config))
     return Registration(
         coefficients=fit.map.coefficients,
         degree=fit.map.degree,
         centre=fit.map.centre,
         scale=fit.map.scale,
         n_matched=int(kept.sum()),
-        rms_pix=float(rms),
+        rms_pix=weighted if np.isnan(rms) else rms,
+        rms_weighted_pix=weighted,
         method=found.method,
         pairs=np.stack([lists.rows_a[found.pairs[0]], lists.rows_b[found.pairs[1]]])[:, kept],
         correction=correction,
-        **verdicts(fit, science, residual, lists.shape, config.cells),
+        **verdicts(fit, points, residual, lists.shape, config.cells),
     )
 
 

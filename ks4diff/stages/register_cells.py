@@ -60,6 +60,19 @@ def _agreed(residual: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, float]
     return mean, float(np.sqrt((weight**2 * sigma**2).sum())) / total
 
 
+def told_rms(residual: np.ndarray, telling: np.ndarray) -> float:
+    """Return the rms per axis, px, of residuals [n, 2] of stars that tell (bool [n]); NaN with fewer than 10.
+
+    Those beyond three times the spread are left out, once: the spread is the median distance / 1.1774, what a
+    two-dimensional normal has.
+    """
+    distance = np.hypot(*residual[telling].T)
+    if len(distance) < 10:
+        return np.nan
+    kept = distance[distance <= 3 * np.median(distance) / 1.1774]
+    return float(np.sqrt(0.5 * (kept**2).mean()))
+
+
 def verdicts(
     fit: Fit, science: np.ndarray, residual: np.ndarray, shape: tuple[int, int], config: CellConfig
 ) -> dict[str, Cells]:
