@@ -140,6 +140,8 @@ def _matched(images, flags, psfs, places, turn, disc, out):
         if _any_bad(flags[0], ix, iy, core) or _any_bad(flags[1], jx, jy, int(core * stretch) + 1):
             continue
         _through(first, psfs[1], ix, iy, room, one)
+        if one[k // 2, k // 2] <= 0:
+            continue
         _through(second, psfs[0], jx, jy, more, window)
         x, y = tx - jx + half, ty - jy + half
         for _ in range(_STEPS):

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from ks4diff.numerics import pattern
 from ks4diff.numerics.neighbours import mutual_matches
+from ks4diff.products.cells import Cells
 from ks4diff.products.errors import SkipChip
+from ks4diff.products.image import MaskedImage
+from ks4diff.products.psf import Psf, PsfField
 from ks4diff.stages.register import RegisterConfig, register, template_position
+from tests.skies import Seeing
 from tests.strategies import field, seeds
 
 WIDTH, HEIGHT = 1100, 900
@@ -45,13 +49,17 @@ def sky_pair(rng):
 
 
 def chip(points, shape=(HEIGHT, WIDTH)):
-    """Return what `register` reads of a calibrated chip."""
+    """Return what `register` reads of a calibrated chip, one of empty pixels."""
     x, y = points.T
     return SimpleNamespace(
         stars=SimpleNamespace(x=x, y=y, flux=np.linspace(2000, 1000, len(x))),
-        image=SimpleNamespace(shape=shape),
+        image=MaskedImage(
+            data=np.zeros(shape, dtype=np.float32),
+            flags=np.zeros(shape, dtype=np.uint16),
+            sky_variance=Cells.constant(100.0, shape),
+        ),
         raw=SimpleNamespace(wcs=None),
-        psf=SimpleNamespace(fwhm_pix=3.0),
+        psf=PsfField.uniform(Psf(stamp=Seeing(fwhm=3.0).stamp(15), fwhm_pix=3.0, n_stars=9), shape),
         noise=SimpleNamespace(sigma=10.0),
         gain=1.0,
     )
