@@ -21,6 +21,9 @@ class ScaleConfig:
     max_degree: int = 3  # optics and illumination; what is finer is left to the cells
     stars_per_term: int = 12  # of the polynomial
     gain_per_term: float = 4.0  # of chi²: a term of 2 sigma is kept
+    # change of a ratio per 1 / (S/N), at most about: where one exposure's PSF is the highest, a median stack
+    # holds the larger of two others, 0.56 sigma too much, where it is the lowest as much too little
+    noise_term: float = 1.0
     clip_sigma: float = 3.5  # variables and galaxies are farther out
     tuning: float = 1.5  # Huber's: 96 % as good as the mean where all are normal
     least_scatter: float = 0.003  # of one star, fraction: pixel response and its residuals under a PSF
@@ -68,12 +71,13 @@ def scale_field(
     middle = float(np.median(stars.ratio))
     y, noise = stars.ratio / middle - 1, stars.error / middle
     u, v = 2 * stars.x / shape[1] - 1, 2 * stars.y / shape[0] - 1
-    degree = _degree((u, v), y, noise, config)
-    design = polynomial.design(u, v, degree)
-    n = design.shape[1]
+    faint = 1 / stars.snr
+    degree = _degree((u, v), y, (noise, faint), config)
+    n = polynomial.n_terms(degree)
+    design = np.concatenate([polynomial.design(u, v, degree), faint[:, None]], axis=1)
     strips = _membership(stars, amplifiers, config)
     fit, chosen = _with_amplifiers(design, y, noise, strips, config)
-    factors = _factors(fit, chosen, n, strips, len(amplifiers))
+    factors = _factors(fit, chosen, n + 1, strips, len(amplifiers))
     grid = cell_grid(shape, CELL_PIX)
     cells = Cells(values=np.zeros(grid), shape=shape)
     own = _own_cells(y - fit.model, fit, cells.cell_of(stars.x, stars.y), grid, config)
@@ -101,19 +105,21 @@ def _with_amplifiers(
     design: np.ndarray, y: np.ndarray, noise: np.ndarray, strips: np.ndarray, config: ScaleConfig
 ) -> tuple[_Fit, list[int]]:
     """Return (fit, the amplifiers that have a factor in it, after the terms of ``design``)."""
-    n, count = design.shape[1], strips.shape[1]
-    fit = _fitted(design, y, noise, config)
+    count = strips.shape[1]
+    known = np.append(np.zeros(design.shape[1] - 1), config.noise_term**-2)
+    fit = _fitted(design, y, noise, config, known)
     chosen: list[int] = []
     while len(chosen) < count - 1:
         k = _most_significant(y - fit.model, fit, strips, chosen, config)
         if k is None:
             break
         chosen.append(k)
-        fit = _fitted(np.concatenate([design, strips[:, chosen]], axis=1), y, noise, config)
+        prior = np.append(known, np.zeros(len(chosen)))
+        fit = _fitted(np.concatenate([design, strips[:, chosen]], axis=1), y, noise, config, prior)
     spread, evidence = _spread(y, np.concatenate([design, strips[:, chosen]], axis=1), fit, strips)
     if 2 * evidence > config.joint_sigma**2:
         chosen = [k for k in range(count) if strips[:, k].any()]
-        prior = np.concatenate([np.zeros(n), np.full(len(chosen), spread**-2)])
+        prior = np.append(known, np.full(len(chosen), spread**-2))
         fit = _fitted(np.concatenate([design, strips[:, chosen]], axis=1), y, noise, config, prior)
     return fit, chosen
 
@@ -128,17 +134,20 @@ class _Fit:
     keep: np.ndarray
 
 
-def _degree(place, y: np.ndarray, noise: np.ndarray, config: ScaleConfig) -> int:
+def _degree(place, y: np.ndarray, errors: tuple[np.ndarray, np.ndarray], config: ScaleConfig) -> int:
     """Return the degree that the stars hold and ask for.
 
     One more is taken while it lowers the robust chi² by ``gain_per_term`` for each term that it adds.
     """
+    noise, faint = errors
     chosen, best = 0, np.inf
     for degree in range(config.max_degree + 1):
         terms = polynomial.n_terms(degree)
         if degree and len(y) < config.stars_per_term * terms:
             break
-        fit = _fitted(polynomial.design(*place, degree), y, noise, config)
+        design = np.concatenate([polynomial.design(*place, degree), faint[:, None]], axis=1)
+        known = np.append(np.zeros(terms), config.noise_term**-2)
+        fit = _fitted(design, y, noise, config, known)
         if degree == 0:
             sigma = fit.sigma
         pull = np.minimum(np.abs(y - fit.model) / sigma, config.clip_sigma)
@@ -153,7 +162,7 @@ def _fitted(
     y: np.ndarray,
     noise: np.ndarray,
     config: ScaleConfig,
-    prior: np.ndarray | None = None,
+    prior: np.ndarray,
 ) -> _Fit:
     """Return a robust weighted fit whose stars scatter by their noise and as much more as they show.
 
@@ -172,8 +181,7 @@ def _fitted(
         # Huber
         weight = np.where(keep, np.minimum(1.0, config.tuning / np.maximum(pull, 1e-9)), 0.0) / sigma**2
         normal = design.T @ (weight[:, None] * design) + 1e-9 * np.diag((weight[:, None] * design**2).sum(0))
-        if prior is not None:
-            normal += np.diag(prior)
+        normal += np.diag(prior)
         covariance = np.linalg.inv(normal)
         solution = covariance @ (design.T @ (weight * y))
         scatter = max(_excess(y - design @ solution, noise), config.least_scatter)

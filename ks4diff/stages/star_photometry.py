@@ -1,4 +1,4 @@
-"""Fluxes of the same stars in two images of one grid, and the ratio of their scales that they show."""
+"""Fluxes of the same sources in two images of one grid, and the ratio of their scales that they show."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from ks4diff.numerics.box_photometry import MAX_NEIGHBOURS, box_fluxes
+from ks4diff.numerics.pair_photometry import common_kernels, pair_sums
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 
@@ -17,114 +16,144 @@ WORKERS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class StarRatioConfig:
-    """Which stars are compared."""
+    """Which sources are compared, and over what disc."""
 
-    block_pix: int = 512  # one PSF each: half a cell, over which a PSF changes by less than 1 %
+    block_pix: int = 512  # one pair of PSFs each: half a cell, over which a PSF changes by less than 1 %
     stars_per_block: int = 40  # brightest first; 36 of S/N 50 give 0.3 %
     faintest_snr: float = 15.0  # of the flux in the star list: fainter stars add nothing but blends
-    core_fwhm: float = 2.0  # radius of the fitted disc; half of it is level
-    psf_error: float = 0.02  # of the PSF, so that bright stars are not fitted on their peaks alone
-    fewest_clean: int = 8  # a block with fewer clean stars takes all
-    least_share: float = 0.9  # of a disc must be good
-    farthest_pix: float = 0.7  # a fit that moves farther has gone to another star
+    least_snr: float = 20.0  # of both images together, and ...
+    # ... where a block has enough, this: a median of unlike exposures shows faint stars as their mean would,
+    # with a core that was 5 % fainter at S/N 30 than at 500
+    better_snr: float = 60.0
+    enough_in_block: int = 8  # to have a middle of its own
+    width: float = 1.4  # of the weights over the common PSF's: an error of a PSF's width of 1 % costs 0.3 %
+    level_width: float = 2.0  # of the level's weights over these: its noise adds a tenth
+    inner_fwhm: float = 2.0  # radius within which every pixel must be good
 
 
 @dataclass(frozen=True, kw_only=True)
 class StarRatios:
-    """Common stars: pixels, science flux over template flux, and its error from the pixels' noise alone."""
+    """Common sources: pixels, science flux over template flux, its error from the pixels' noise alone."""
 
     x: np.ndarray
     y: np.ndarray
     ratio: np.ndarray
     error: np.ndarray
-    snr: np.ndarray  # of the fainter of the two
+    snr: np.ndarray  # of both images together
 
     def __len__(self) -> int:
-        """Return the number of stars."""
+        """Return the number of sources."""
         return len(self.x)
 
 
 def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRatioConfig) -> StarRatios:
-    """Return the flux ratios of the stars of the science list that both images show.
+    """Return the flux ratios of the brightest sources of the science list, block by block.
 
-    In blocks, the brightest stars of each: PSF fluxes at the science positions, neighbours and a local level
-    fitted with them, each image with its own PSF. The template's are moved by the shift that a block's stars
-    have in common. Stamps that end hold less than all light; what both lack alike cancels.
+    Each image is seen through the other's PSF, so that both show the same scene with the same PSF, and both
+    are summed with the same weights: blends, galaxies and unseen neighbours cancel, which they do not where
+    each image is fitted with its own PSF (the wider one holds more of them: +1 % at 1.4 times the FWHM).
+    Zackay, Ofek & Gal-Yam (2016) ask for the same: a scale at which filtered static stars leave nothing.
     """
     shape = chip.image.shape
-    blocks = Cells(values=np.empty(cell_grid(shape, config.block_pix)), shape=shape).boxes()
-    stars = np.stack([chip.stars.x, chip.stars.y])
-    order = np.argsort(-chip.stars.flux, kind="stable")
-    inside = (stars[0] > -0.5) & (stars[0] < shape[1] - 0.5) & (stars[1] > -0.5) & (stars[1] < shape[0] - 0.5)
-    order = order[inside[order]]
-    tree = cKDTree(stars.T)
     cells = Cells(values=np.empty(cell_grid(shape, config.block_pix)), shape=shape)
-    j, i = cells.cell_of(stars[0, order], stars[1, order])
+    boxes = cells.boxes()
+    s = chip.stars
+    order = np.argsort(-s.flux, kind="stable")
+    inside = (s.x > -0.5) & (s.x < shape[1] - 0.5) & (s.y > -0.5) & (s.y < shape[0] - 0.5)
+    order = order[inside[order]]
+    j, i = cells.cell_of(s.x[order], s.y[order])
     which = j * cells.values.shape[1] + i
     members = np.argsort(which, kind="stable")
-    first = np.searchsorted(which[members], np.arange(len(blocks) + 1))
+    first = np.searchsorted(which[members], np.arange(len(boxes) + 1))
 
     def one(k: int) -> np.ndarray:
         own = order[members[first[k] : first[k + 1]]]
-        _, _, rows, columns = blocks[k]
+        _, _, rows, columns = boxes[k]
         middle = ((columns.start + columns.stop - 1) / 2, (rows.start + rows.stop - 1) / 2)
-        return _block(chip, template, (stars, tree), own, middle, config)
+        table = _block(chip, template, _targets(chip, own, middle, config), middle, config)
+        return np.concatenate([table, np.full((1, table.shape[1]), float(k))])
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        found = np.concatenate([np.empty((5, 0)), *pool.map(one, range(len(blocks)))], axis=1)
-    return StarRatios(x=found[0], y=found[1], ratio=found[2], error=found[3], snr=found[4])
-
-
-def _block(chip, template, stars, own: np.ndarray, middle: tuple[float, float], config) -> np.ndarray:
-    """Return [5, n] of `StarRatios` of the stars ``own``, brightest first."""
-    place, tree = stars
-    targets = _targets(chip, own, middle, config)
-    if not len(targets):
-        return np.empty((5, 0))
-    width = max(float(psf.fwhm.at(*middle)) for psf in (chip.psf, template.psf))
-    core = int(np.ceil(config.core_fwhm * width))
-    _, near = tree.query(place[:, targets].T, k=MAX_NEIGHBOURS + 1, distance_upper_bound=core + 2 * width)
-    near = np.atleast_2d(near)[:, 1:].astype(np.int64)
-    near[near == place.shape[1]] = -1
-    science = _measured(chip, place, targets, near, middle, core, config)
-    reference = _measured(template, place, targets, near, middle, core, config)
-    fine = np.isfinite(science[0]) & np.isfinite(reference[0])
-    if not fine.any():
-        return np.empty((5, 0))
-    shift = np.median((reference - science)[2:4, fine], axis=1)
-    if np.hypot(*shift) > 0.03:
-        # half a pixel loses 3 % of a flux where the move is only linear
-        moved = place + np.clip(shift, -2, 2)[:, None]
-        reference = _measured(template, moved, targets, near, middle, core, config)
-    with np.errstate(invalid="ignore"):
-        fine = np.isfinite(science[0]) & np.isfinite(reference[0])
-        fine &= np.minimum(science[4], reference[4]) >= config.least_share
-        fine &= np.hypot(*science[2:4]) < config.farthest_pix
-        fine &= np.hypot(*reference[2:4]) < config.farthest_pix
-    s, r = science[:, fine], reference[:, fine]
-    ratio = s[0] / r[0]
-    noise = np.hypot(s[1] / s[0], r[1] / r[0])
-    snr = np.minimum(s[0] / s[1], r[0] / r[1])
-    return np.stack([*place[:, targets[fine]], ratio, ratio * noise, snr])
+        found = np.concatenate([np.empty((7, 0)), *pool.map(one, range(len(boxes)))], axis=1)
+    return _ratios(found, config)
 
 
 def _targets(chip: CalibratedChip, own: np.ndarray, middle, config: StarRatioConfig) -> np.ndarray:
-    """Return the stars of a block to measure: bright, clean where there are enough."""
+    """Return the sources of a block to measure, brightest first."""
     if not len(own):
         return own
     sky = float(chip.image.sky_variance.at(*middle))
     area = 2.27 * float(chip.psf.fwhm.at(*middle)) ** 2  # pixels that a Gaussian PSF's noise comes from
     flux = chip.stars.flux[own]
     bright = flux > config.faintest_snr * np.sqrt(sky * area + np.maximum(flux, 0.0) / chip.gain)
-    clean = bright & chip.stars.clean[own]
-    chosen = clean if clean.sum() >= config.fewest_clean else bright
-    return own[chosen][: config.stars_per_block]
+    return own[bright]
 
 
-def _measured(image, place, targets, near, middle, core, config) -> np.ndarray:
-    """Return `box_fluxes` of one image."""
-    sky = float(image.image.sky_variance.at(*middle))
-    noise = np.empty((3, len(targets)))
-    noise[:] = np.array([sky, 1.0 / image.gain, config.psf_error])[:, None]
-    psf = image.psf.at(*middle)
-    return box_fluxes(image.image.data, image.image.flags, psf, place, targets, near, noise, core=core)
+def _block(chip, template, own: np.ndarray, middle, config: StarRatioConfig) -> np.ndarray:
+    """Return [6, n]: x, y, both fluxes and their errors of as many of the sources as are wanted."""
+    if not len(own):
+        return np.empty((6, 0))
+    widths = [float(part.psf.fwhm.at(*middle)) for part in (chip, template)]
+    narrow = config.width * float(np.hypot(*widths)) / 2.3548
+    kernels = common_kernels(
+        chip.psf.at(*middle), template.psf.at(*middle), narrow, config.level_width * narrow
+    )
+    noise = np.array([_noise(part, middle) for part in (chip, template)])
+    x, y = chip.stars.x[own], chip.stars.y[own]
+    images = (chip.image.data, template.image.data)
+    flags = (chip.image.flags, template.image.flags)
+    found = np.empty((4, 0))
+    # bad pixels near them cost some: the next brightest fill up
+    for start in range(0, len(own), config.stars_per_block):
+        some = slice(start, start + config.stars_per_block)
+        places = np.stack([np.rint(x[some]), np.rint(y[some])]).astype(np.int64)
+        inner = config.inner_fwhm * max(widths)
+        found = np.append(found, pair_sums(images, flags, kernels, places, noise, inner=inner), axis=1)
+        if np.isfinite(found[0]).sum() >= config.stars_per_block:
+            break
+    table = np.concatenate([np.stack([x, y])[:, : found.shape[1]], found])
+    return table[:, np.isfinite(found[0])][:, : config.stars_per_block]
+
+
+def _noise(part, middle) -> tuple[float, float]:
+    """Return the variance of sky that smooth weights see, correlation included, and that per count."""
+    alike = max(float(part.noise.correlation.sum()), 1.0)
+    return float(part.image.sky_variance.at(*middle)) * alike, 1.0 / part.gain
+
+
+def _ratios(found: np.ndarray, config: StarRatioConfig) -> StarRatios:
+    """Return the ratios of ``found`` [7, n]: x, y, fluxes, errors and block, each about its block's middle.
+
+    A quotient of two noisy fluxes is too large by 1 / (S/N)², and one of sources chosen by one of them by as
+    much again; the difference over the best estimate, with which it is not correlated, is neither.
+    """
+    x, y, first, second, error, other, block = found
+    with np.errstate(invalid="ignore", divide="ignore"):
+        quotient = first / second
+        fair = (first > config.least_snr * error) & (second > config.least_snr * other)
+    if not fair.any():
+        empty = np.empty(0)
+        return StarRatios(x=empty, y=empty, ratio=empty, error=empty, snr=empty)
+    middle = np.full(len(x), np.median(quotient[fair]))
+    for k in np.unique(block[fair]):
+        here = fair & (block == k)
+        # what is second order in the distance from the middle is lost
+        if here.sum() >= config.enough_in_block:
+            middle[block == k] = np.median(quotient[here])
+    own, its = error**-2.0, (middle * other) ** -2.0
+    best = (own * first + its * middle * second) / (own + its)
+    snr = best * np.sqrt(own + its)
+    keep = snr > config.least_snr
+    for k in np.unique(block):
+        here = (block == k) & (snr > config.better_snr)
+        if here.sum() >= config.enough_in_block:
+            keep &= here | (block != k)
+    off = (first - middle * second)[keep] / best[keep]
+    relative = np.hypot(error, middle * other)[keep] / best[keep]
+    return StarRatios(
+        x=x[keep],
+        y=y[keep],
+        ratio=middle[keep] * (1 + off),
+        error=middle[keep] * relative,
+        snr=snr[keep],
+    )

@@ -47,6 +47,22 @@ def test_errors_are_honest_where_the_scale_is_constant(scatter):
     assert np.abs(found).max() < 5
 
 
+def test_the_scale_is_that_of_bright_stars_where_noise_bends_ratios():
+    """As in a median stack: a star of S/N s shows 1 + k / s times the ratio."""
+    offs = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x, y = rng.uniform(0, SHAPE[1], 400), rng.uniform(0, SHAPE[0], 400)
+        snr = np.exp(rng.uniform(np.log(40), np.log(600), 400))
+        ratio = 0.5 * (1 + 0.8 / snr + np.hypot(1 / snr, 0.004) * rng.normal(size=400))
+        given = StarRatios(x=x, y=y, ratio=ratio, error=0.5 / snr, snr=snr)
+        found = scale_field(given, SHAPE, [], CONFIG)
+        offs.append(np.median(found.scale.values) / 0.5 - 1)
+        # 0.8 / 600 to 0.8 / 40, weighted: 0.4 % without the term
+        assert abs(offs[-1]) < 4 * np.median(found.error.values)
+    assert abs(np.mean(offs)) < 0.001
+
+
 def test_a_bowl_is_followed():
     found = scale_field(stars(3, bowl, n=3000, noise=0.01), SHAPE, [], CONFIG)
     np.testing.assert_allclose(found.scale.values, bowl(*found.scale.middles()), rtol=0.003)
