@@ -66,23 +66,28 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
         database=database,
     )
     sink = open_sink(lambda name: exposure_folder(out, name) / "alerts.avro", out, kafka=kafka, topic=topic)
-    failed = undelivered = waiting = 0
+    failed, last = 0, None
     try:
         for outcome in run_exposures(found, edges, out, settings, sink):
             _tell(outcome, as_json=as_json)
             failed += sum(chip.status == "failed" for chip in outcome.report.chips)
-            undelivered = outcome.delivery.waiting + outcome.delivery.dead
-            waiting = outcome.waiting
+            last = outcome
     finally:
         sink.close()
     if failed:
         raise typer.Exit(4)
-    if waiting:
-        print(f"exposures whose alerts wait for the history: {waiting}", file=sys.stderr)
+    if last is not None and _waits(last):
+        raise typer.Exit(3)
+
+
+def _waits(outcome: Any) -> bool:
+    """Say what has not been delivered after the last exposure; return whether there is any."""
+    undelivered = outcome.delivery.waiting + outcome.delivery.dead
+    if outcome.waiting:
+        print(f"exposures whose alerts wait for the history: {outcome.waiting}", file=sys.stderr)
     if undelivered:
         print(f"undelivered, in the outbox: {undelivered}", file=sys.stderr)
-    if undelivered or waiting:
-        raise typer.Exit(3)
+    return bool(undelivered or outcome.waiting)
 
 
 def _tell(outcome: Any, *, as_json: bool) -> None:

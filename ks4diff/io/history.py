@@ -112,11 +112,10 @@ class HistoryReader:
             query = (
                 sa.select(CHIPS, EXPOSURES.c.mjd, EXPOSURES.c.filter, EXPOSURES.c.site)
                 .join(EXPOSURES, EXPOSURES.c.exposure == CHIPS.c.exposure)
-                .where(CHIPS.c.exposure.in_(part))
+                .where(CHIPS.c.exposure.in_(part), EXPOSURES.c.mjd.is_not(None))
             )
-            rows += self._rows(query)
-        rows = [row for row in rows if (row["exposure"], row["chip"]) in keys and row["mjd"] is not None]
-        rows = [row for row in rows if until is None or row["mjd"] <= until]
+            rows += self._rows(query if until is None else query.where(EXPOSURES.c.mjd <= until))
+        rows = [row for row in rows if (row["exposure"], row["chip"]) in keys]
         return sorted(rows, key=lambda row: (row["mjd"], row["exposure"], row["chip"]))
 
     def _with_exposure(self, column: sa.Column, values: Iterable[Any]) -> list[Row]:
@@ -203,7 +202,7 @@ class HistoryWriter(HistoryReader):
 
 def looked_from(row: Row) -> Looked:
     """Return one of the rows of `HistoryReader.chips_over`."""
-    names = ("exposure", "chip", "mjd", "filter", "site", "root", "kept")
+    names = ("exposure", "chip", "mjd", "filter", "site", "quality", "root", "kept")
     return Looked(**{name: row[name] for name in names}, coverage=_coverage(row))
 
 

@@ -17,6 +17,8 @@ from ks4diff.products.sightings import ExposureSightings
 
 log = logging.getLogger(__name__)
 
+_ASIDE = ".failed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
@@ -46,8 +48,17 @@ class Spool:
                 other.unlink(missing_ok=True)
 
     def waiting(self) -> int:
-        """Return how many exposures wait."""
-        return len(self._files())
+        """Return how many exposures wait, those put aside counted."""
+        return len(self._files()) + len(list(self._folder.glob(f"*{_ASIDE}")))
+
+    def put_aside(self, waiting: Waiting) -> None:
+        """Keep an exposure that cannot be stored from holding up the others, until `bring_back`."""
+        waiting.path.replace(waiting.path.with_suffix(_ASIDE))
+
+    def bring_back(self) -> None:
+        """Queue again what was put aside: this may be a version that can store it."""
+        for path in self._folder.glob(f"*{_ASIDE}"):
+            path.replace(path.with_suffix(".npz"))
 
     def holds(self, exposure: str) -> bool:
         """Return whether an exposure waits."""

@@ -62,8 +62,13 @@ class PipelineConfig:
             raise ValueError(f"min_rb must be from 0 to 1, got {self.min_rb}")
 
     def digest(self) -> str:
-        """Return the sha256, hex, of all values: equal for equal configurations on every machine."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Return the sha256, hex, of all values: equal for equal configurations on every machine.
+
+        Without ``keep``: how long files stay changes no candidate, and must not give alerts new ids.
+        """
+        values = asdict(self)
+        del values["keep"]
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -140,6 +140,9 @@ def _read(
 def _measured(place: Place, part: KeptPart, at: tuple[float, float], zeropoint: float) -> ForcedFlux:
     flux, error, bits = flux_at(part, *at)
     unit = njy_per_count(zeropoint)
+    flags = [flag.name.lower() for flag in PixelFlag if bits & flag]
+    if place.chip.quality == "fail":
+        flags.append("quality_fail")
     return ForcedFlux(
         exposure=place.chip.exposure,
         mjd=place.chip.mjd,
@@ -149,5 +152,5 @@ def _measured(place: Place, part: KeptPart, at: tuple[float, float], zeropoint: 
         flux=flux * unit,
         flux_err=error * unit,
         diffmaglim=magnitude(5 * error, zeropoint),
-        flags=tuple(flag.name.lower() for flag in PixelFlag if bits & flag),
+        flags=tuple(flags),
     )

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ks4diff.io.packets import alert_record
 from ks4diff.io.spool import Spool
 from ks4diff.pipeline.associate import associate_exposure
 from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.pipeline.isolate import isolated
 from ks4diff.products.errors import HistoryUnavailable
 from ks4diff.products.sightings import ExposureSightings
 
@@ -68,7 +70,8 @@ def submit(sightings: ExposureSightings, ledger: Ledger) -> Entry:
 def settle(ledger: Ledger) -> dict[str, Entry]:
     """Write down the exposures that wait, earliest first, deliver their alerts, and return them by name.
 
-    Stops at an outage. An exposure leaves the queue once its alerts are delivered; one that was stored
+    Stops at an outage. An exposure that a bug keeps from being stored is put aside until the next `begin`,
+    so that the others go on. An exposure leaves the queue once its alerts are delivered; one that was stored
     before its process ended is stored again, which changes nothing.
     """
     done: dict[str, Entry] = {}
@@ -76,22 +79,32 @@ def settle(ledger: Ledger) -> dict[str, Entry]:
     with spool.alone():
         while (waiting := spool.first()) is not None:
             sightings = waiting.sightings
-            try:
-                found = associate_exposure(ledger.history, sightings, ledger.out, ledger.config)
-            except HistoryUnavailable as away:
-                log.warning("%d exposures wait for their association: %s", spool.waiting(), away)
+            tried = isolated(partial(_associated, sightings, ledger), f"{sightings.exposure} association")
+            if isinstance(tried.result, HistoryUnavailable):
+                log.warning("%d exposures wait for their association: %s", spool.waiting(), tried.result)
                 break
-            records = [alert_record(alert) for alert in found.alerts]
-            ledger.deliver(sightings.exposure, records)
-            association = {
-                "status": "done",
-                "n_associated": found.n_associated,
-                "n_new_objects": found.n_new_objects,
-            }
-            _tell_report(ledger.report_of(sightings), association)
-            spool.remove(waiting)
-            done[sightings.exposure] = Entry(records=records, association=association)
+            if tried.result is None:
+                spool.put_aside(waiting)
+                entry = Entry(records=[], association={"status": "failed", "reason": tried.reason})
+                _tell_report(ledger.report_of(sightings), entry.association)
+            else:
+                entry = tried.result
+                ledger.deliver(sightings.exposure, entry.records)
+                _tell_report(ledger.report_of(sightings), entry.association)
+                spool.remove(waiting)  # last: who dies before is followed by one that does all again
+            done[sightings.exposure] = entry
     return done
+
+
+def _associated(sightings: ExposureSightings, ledger: Ledger) -> Entry | HistoryUnavailable:
+    try:
+        found = associate_exposure(ledger.history, sightings, ledger.out, ledger.config)
+    except HistoryUnavailable as away:
+        return away
+    counts = {"n_associated": found.n_associated, "n_new_objects": found.n_new_objects}
+    return Entry(
+        records=[alert_record(alert) for alert in found.alerts], association={"status": "done", **counts}
+    )
 
 
 def begin(ledger: Ledger) -> None:
@@ -111,6 +124,7 @@ def begin(ledger: Ledger) -> None:
     except HistoryUnavailable as away:
         log.warning("the history is away, association will wait: %s", away)
         return
+    ledger.spool.bring_back()
     settle(ledger)
 
 
@@ -119,6 +133,6 @@ def _tell_report(path: Path, association: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     report = json.loads(path.read_text(encoding="utf-8"))
-    if report.get("association") == WAITING:
+    if (report.get("association") or {}).get("status") in ("waiting", "failed"):
         report["association"] = dict(association)
         atomic_write_bytes(path, (json.dumps(report, indent=2) + "\n").encode())

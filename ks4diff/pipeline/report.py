@@ -84,7 +84,7 @@ class RunReport:
     seconds_total: float
     peak_rss_mb: float
     chips: tuple[ChipReport, ...]
-    association: Mapping[str, Any] | None = None  # status done or waiting, n_associated, n_new_objects
+    association: Mapping[str, Any] | None = None  # status done, waiting or failed; counts
     schema: str = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:

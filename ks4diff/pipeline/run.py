@@ -112,18 +112,17 @@ def look_at(files: ExposureFiles, edges: Edges, out: Path, parking: Path, config
     traces: dict[str, Trace] = {}
     for chip in (chip for chip in CHIPS if chip in files.chips):
         began = time.perf_counter()
-        done = isolated(lambda chip=chip: process_chip(files, chip, edges, config), f"{files.id} {chip}")
+        looked = isolated(lambda chip=chip: _look(files, chip, edges, out, config), f"{files.id} {chip}")
         seconds[chip] = round(time.perf_counter() - began, 3)
-        if done.result is not None:
+        result = None
+        if looked.result is not None:
+            result, traces[chip] = looked.result
             if edges.save_images:
-                write_difference(done.result, out / files.id.night / str(files.id) / chip)
-            traces[chip] = _trace(done.result, out, Path(files.id.night, str(files.id), chip), config)
+                write_difference(result, out / files.id.night / str(files.id) / chip)
             if config.visit.compare:
-                _park(done.result, parking / f"{files.id}.{chip}")
-            done = replace(
-                done, result=replace(done.result, subtracted=without_pixels(done.result.subtracted))
-            )
-        chips[chip] = done
+                _park(result, parking / f"{files.id}.{chip}")
+            result = replace(result, subtracted=without_pixels(result.subtracted))
+        chips[chip] = Isolated(result=result, status=looked.status, reason=looked.reason)
     return Seen(
         files=files,
         chips=chips,
@@ -134,15 +133,16 @@ def look_at(files: ExposureFiles, edges: Edges, out: Path, parking: Path, config
     )
 
 
-def _trace(result: PairResult, out: Path, folder: Path, config: PipelineConfig) -> Trace:
-    """Keep the difference under ``out``, in the relative ``folder``, and say where the chip looked."""
-    kept = None
+def _look(
+    files: ExposureFiles, chip: str, edges: Edges, out: Path, config: PipelineConfig
+) -> tuple[PairResult, Trace]:
+    """Return a chip's result and its trace, the difference kept under ``out``."""
+    result = process_chip(files, chip, edges, config)
+    folder, kept = Path(files.id.night, str(files.id), chip), None
     if config.keep.days > 0 and config.keep.gigabytes > 0:
         kept = keep(result.subtracted, out / folder, result.exposure)
-    return Trace(
-        coverage=coverage_of(result.subtracted),
-        kept=None if kept is None else (folder / kept.name).as_posix(),
-    )
+    name = None if kept is None else (folder / kept.name).as_posix()
+    return result, Trace(coverage=coverage_of(result.subtracted), kept=name)
 
 
 def _park(result: PairResult, stem: Path) -> None:

@@ -39,6 +39,7 @@ class Looked:
     mjd: float
     filter: str | None
     site: str | None
+    quality: str  # pass, warn or fail
     coverage: ChipCoverage
     root: str  # folder of the run
     kept: str | None  # the kept difference, relative to it

@@ -54,7 +54,7 @@ class ForcedFlux:
     flux: float
     flux_err: float
     diffmaglim: float | None
-    flags: tuple[str, ...]  # names of pixel flags within one FWHM; with some the flux is not to be trusted
+    flags: tuple[str, ...]  # pixel flags within one FWHM, or quality_fail; with some it is not to be trusted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,8 +86,8 @@ def object_history(
     """Return what was known of an object when the candidate ``now`` was taken, this one counted.
 
     ``known`` are the candidates of the object and ``looked`` the chips that cover it, in order of time and
-    none later than ``now``. Limits are of exposures that covered the place and have no candidate of the
-    object, not even a rejected one: a flagged source is no proof of darkness.
+    none later than ``now``. Limits are of exposures that covered the place, did not fail, and have no
+    candidate of the object, not even a rejected one: a flagged source is no proof of darkness.
     """
     members = [row for row in known if row["is_primary"]]
     ra, dec, err = mean_position(members or [now])
@@ -96,7 +96,7 @@ def object_history(
     limits: dict[str, PastLimit] = {}
     for chip, limit in looked:
         covered.add(chip.exposure)
-        if chip.exposure not in seen and np.isfinite(limit):
+        if chip.exposure not in seen and np.isfinite(limit) and chip.quality != "fail":
             limits[chip.exposure] = PastLimit(
                 exposure=chip.exposure,
                 mjd=chip.mjd,

@@ -13,6 +13,7 @@ import pytest
 from ks4diff.io import history_engine
 from ks4diff.io.history import History
 from ks4diff.io.packets import alert_record, container_bytes, read_container
+from ks4diff.pipeline import ledger as ledger_module
 from ks4diff.pipeline.associate import associate_exposure
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.ledger import Ledger, begin, settle, submit
@@ -140,6 +141,13 @@ class TestThePast:
         assert past.limits == ()
         assert len(past.detections) == 1
         assert past.object.n_rejected == 1
+
+    def test_a_failed_chip_has_no_limit(self, history, tmp_path):
+        failed = sightings(0, MJD, *at([]), where=coverage(*HOME))
+        failed = replace(failed, chips=(replace(failed.chips[0], quality="fail"),))
+        (alert,) = put(history, tmp_path, failed, sightings(1, MJD + 1, *at(0))).values()
+        assert alert.history.limits == ()
+        assert alert.history.object.n_covered == 2
 
     def test_places_off_the_chip_have_no_limit(self, history, tmp_path):
         far = coverage(HOME[0] + 0.5, HOME[1])
@@ -359,6 +367,25 @@ class TestOutages:
         begin(ledger)  # the next start
         assert [record["candid"] for record in delivered(tmp_path)] == one.table["candid"].tolist()
         assert settle(ledger) == {}
+
+    def test_a_bug_over_one_exposure_holds_up_no_other(self, tmp_path, monkeypatch):
+        real, run = ledger_module.associate_exposure, [sightings(k, MJD + k, *at(0)) for k in range(3)]
+
+        def broken(history, one, out, config):
+            if one.exposure == run[1].exposure:
+                raise ZeroDivisionError("planted")
+            return real(history, one, out, config)
+
+        ledger = ledger_of(None, tmp_path)
+        monkeypatch.setattr(ledger_module, "associate_exposure", broken)
+        told = [submit(one, ledger).association for one in run]
+        assert [one["status"] for one in told] == ["done", "failed", "done"]
+        assert "planted" in told[1]["reason"]
+        assert ledger.spool.waiting() == 1
+        monkeypatch.undo()
+        begin(ledger)  # with the bug away
+        assert ledger.spool.waiting() == 0
+        assert len(delivered(tmp_path)) == 3
 
     def test_the_report_of_what_waited_is_completed(self, postgres_server, database, tmp_path):
         ledger, one = ledger_of(database(), tmp_path), sightings(0, MJD, *at(0))
