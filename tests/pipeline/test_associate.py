@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ks4diff.io import history_engine
-from ks4diff.io.history import History
+from ks4diff.io.history import History, HistoryWriter
 from ks4diff.io.packets import alert_record, container_bytes, read_container
 from ks4diff.pipeline import ledger as ledger_module
 from ks4diff.pipeline.associate import associate_exposure
@@ -353,6 +353,28 @@ class TestOutages:
         for one in run:
             name = f"{one.exposure}.avro"
             assert (tmp_path / "rough" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
+
+    def test_in_the_middle_of_a_transaction_store_nothing_of_it(
+        self, postgres_server, database, tmp_path, monkeypatch
+    ):
+        ledger, one = ledger_of(database(), tmp_path), sightings(0, MJD, *at([0, 40]))
+        begin(ledger)
+        real = HistoryWriter.add
+
+        def cut_off(writer, *words):
+            real(writer, *words)
+            postgres_server.stop()
+
+        monkeypatch.setattr(HistoryWriter, "add", cut_off)
+        try:
+            assert submit(one, ledger).association == {"status": "waiting"}
+        finally:
+            postgres_server.start()
+        monkeypatch.undo()
+        assert contents(ledger.history) == ([], [], [])
+        begin(ledger)
+        assert len(contents(ledger.history)[2]) == 2
+        assert len(delivered(tmp_path)) == 2
 
     def test_an_end_between_storing_and_delivering_loses_nothing(self, tmp_path):
         one = sightings(0, MJD, *at([0, 40]))
