@@ -29,6 +29,7 @@ from benchmarks.timing import machine
 from ks4diff.io.exposures import find_exposures
 from ks4diff.io.kmtnet import read_exposure_chip
 from ks4diff.io.templates import TemplateStore
+from ks4diff.io.tile_tables import read_distortions
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.ingest import TileOptions, add_tile
 from ks4diff.pipeline.pair import calibrated, subtract_chips
@@ -38,6 +39,7 @@ from ks4diff.pipeline.simulate import simulate
 from ks4diff.pipeline.simulate_config import simulate_config
 from ks4diff.pipeline.templates import template_for
 from ks4diff.stages import calibrate as calibrate_stage
+from ks4diff.stages.astrometry import first_wcs
 from ks4diff.stages.footprint import chip_footprint
 from ks4diff.stages.mosaic import as_template
 from ks4diff.stages.signature import remove_signature
@@ -99,6 +101,7 @@ def one_pass(folder: Path, store: TemplateStore, config: PipelineConfig) -> dict
     (files,) = find_exposures([folder / "raw"])
     with clock.step("read"):
         raw = read_exposure_chip(files, "K")
+        raw = replace(raw, wcs=first_wcs(raw, read_distortions()))  # as `ks4diff.pipeline.run` does
     with clock.step("signature"):
         raw = remove_signature(raw, None, config.signature)
     wanted = replace(config.template, margin_pix=max(config.template.margin_pix, POINTING_ERROR_PIX))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
 import numpy as np
 from scipy import ndimage
 
 from ks4diff.numerics.jit import jit
 
 OVER_RELAXATION = 1.6  # converges for any value in (0, 2); the doc of `fill` says how far this one gets
+_THREADS, _JOBS = 2, 16
 _DEEP_BLOCK = 64  # pixels this far from a hole's rim stay at sky: the rim would give them less than 0.5 %
 
 
@@ -15,9 +19,10 @@ _DEEP_BLOCK = 64  # pixels this far from a hole's rim stay at sky: the rim would
 def _relax(image, places, sweeps, over):
     """Move each listed pixel towards the mean of its neighbours in place, in order, ``sweeps`` times."""
     height, width = image.shape
+    rows, columns = places // width, places % width
     for _ in range(sweeps):
         for k in range(len(places)):
-            y, x = places[k] // width, places[k] % width
+            y, x = rows[k], columns[k]
             total = 0.0
             n = 0
             if y > 0:
@@ -37,32 +42,43 @@ def _relax(image, places, sweeps, over):
 
 
 @jit
-def _relax_holes(image, left, sweeps, over):
-    """Relax each hole by itself, as its pixels then stay in the cache; clears ``left`` as it goes."""
-    height, width = image.shape
-    hole = np.empty(1024, dtype=np.int64)
+def _collect(left, pixels, starts):
+    """List the pixels of each hole one after the other; clears ``left`` as it goes; return how many holes."""
+    height, width = left.shape
+    found, holes = 0, 0
     for y in range(height):
         for x in range(width):
             if not left[y, x]:
                 continue
+            if holes + 1 >= len(starts):
+                larger = np.empty(2 * len(starts), dtype=np.int64)
+                larger[: len(starts)] = starts
+                starts = larger
+            starts[holes] = found
+            holes += 1
             left[y, x] = False
-            hole[0] = y * width + x
-            found, done = 1, 0
+            pixels[found] = y * width + x
+            done = found
+            found += 1
             while done < found:
-                j, i = hole[done] // width, hole[done] % width
+                j, i = pixels[done] // width, pixels[done] % width
                 done += 1
-                if found + 4 > len(hole):
-                    larger = np.empty(2 * len(hole), dtype=np.int64)
-                    larger[:found] = hole[:found]
-                    hole = larger
                 for step in range(4):
                     b = j + (step == 0) - (step == 1)
                     a = i + (step == 2) - (step == 3)
                     if 0 <= b < height and 0 <= a < width and left[b, a]:
                         left[b, a] = False
-                        hole[found] = b * width + a
+                        pixels[found] = b * width + a
                         found += 1
-            _relax(image, np.sort(hole[:found]), sweeps, over)
+    starts[holes] = found
+    return starts[: holes + 1]
+
+
+@jit
+def _relax_holes(image, pixels, starts, sweeps, over):
+    """Relax each hole by itself: its pixels then stay in the cache, and none touches another's."""
+    for k in range(len(starts) - 1):
+        _relax(image, np.sort(pixels[starts[k] : starts[k + 1]]), sweeps, over)
 
 
 def fill(image: np.ndarray, bad: np.ndarray, *, sweeps: int = 60) -> np.ndarray:
@@ -81,10 +97,17 @@ def fill(image: np.ndarray, bad: np.ndarray, *, sweeps: int = 60) -> np.ndarray:
 
 def fill_holes(image: np.ndarray, bad: np.ndarray, *, sweeps: int = 60) -> None:
     """Fill the bad pixels of a float32 image in place, as `fill` does with a copy."""
-    image[bad] = 0.0
+    np.copyto(image, np.float32(0), where=bad)
     left = bad.copy()
     _spare_deep(left)
-    _relax_holes(image, left, sweeps, OVER_RELAXATION)
+    pixels = np.empty(np.count_nonzero(left), dtype=np.int64)
+    starts = _collect(left, pixels, np.empty(1024, dtype=np.int64))
+    # holes of about equal numbers of pixels to each job
+    cuts = np.searchsorted(starts, np.linspace(0, len(pixels), _JOBS + 1)[1:-1])
+    edges = [0, *cuts.tolist(), len(starts) - 1]
+    parts = [starts[low : high + 1] for low, high in pairwise(edges) if high > low]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(lambda part: _relax_holes(image, pixels, part, sweeps, OVER_RELAXATION), parts))
 
 
 def _spare_deep(left: np.ndarray) -> None:

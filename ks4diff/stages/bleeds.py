@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +44,39 @@ def bleed_trails(data: np.ndarray, saturated: np.ndarray, chip: str, config: Ble
     ``data`` float [y, x] counts, the sky still in it or not; ``saturated`` bool [y, x].
     """
     trails = np.zeros(data.shape, dtype=bool)
-    label, _ = ndimage.label(saturated, structure=np.ones((3, 3)))
     directions = DIRECTIONS.get(chip, (1, -1))
-    for number, box in enumerate(ndimage.find_objects(label), start=1):
-        patch = label[box] == number
+    for box, patch in _patches(saturated):
         if patch.sum(axis=0).max() < config.bleed_least_pix:
             continue
         for direction in directions:
             _follow(trails, data, (box, patch), direction, mirror=len(directions) == 1, config=config)
-    trails[:, 1:] |= trails[:, :-1]  # the neighbours of a full column hold some of its charge
-    trails[:, :-1] |= trails[:, 1:]
+    rows, columns = np.nonzero(trails)
+    # the neighbours of a full column hold some of its charge
+    trails[rows, np.maximum(columns - 1, 0)] = True
+    trails[rows, np.minimum(columns + 1, trails.shape[1] - 1)] = True
     return trails
+
+
+def _patches(saturated: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Yield (box, bool image of the box) of each patch of pixels joined along sides or corners.
+
+    Few pixels are full: `scipy.ndimage.label` looks at all of them, for 2 s of a chip.
+    """
+    wide = saturated.shape[1] + 2  # a margin, lest a row's last pixel touch the next row's first
+    y, x = np.nonzero(saturated)
+    place = y * wide + x
+    steps = np.array([1, wide - 1, wide, wide + 1])
+    at = np.searchsorted(place, place[:, None] + steps)
+    met = np.append(place, -1)[at] == place[:, None] + steps
+    one, step = np.nonzero(met)
+    joined = coo_array((np.ones(len(one), dtype=bool), (one, at[one, step])), shape=(len(place), len(place)))
+    n, label = connected_components(joined, directed=False)
+    order = np.argsort(label, kind="stable")
+    for rows in np.split(order, np.searchsorted(label[order], np.arange(1, n))) if n else ():
+        low, high = (y[rows].min(), x[rows].min()), (y[rows].max() + 1, x[rows].max() + 1)
+        patch = np.zeros((high[0] - low[0], high[1] - low[1]), dtype=bool)
+        patch[y[rows] - low[0], x[rows] - low[1]] = True
+        yield (slice(low[0], high[0]), slice(low[1], high[1])), patch
 
 
 def _follow(trails, data, component, direction, *, mirror, config) -> None:

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy import ndimage
 
+from ks4diff.numerics.defects import flag_pixels, mark_above
 from ks4diff.products.chip import Amplifier, RawChip
 from ks4diff.products.errors import InputError
 from ks4diff.products.image import PixelFlag
@@ -17,6 +17,7 @@ from ks4diff.stages.bleeds import BleedConfig, bleed_trails
 from ks4diff.stages.crosstalk import CrosstalkConfig, ghosts, saturated_victims
 from ks4diff.stages.fringe import FringeConfig, fringe_scale
 from ks4diff.stages.overscan import OverscanConfig, overscan_levels
+from ks4diff.stages.sky import over_strips
 
 log = logging.getLogger(__name__)
 
@@ -124,15 +125,17 @@ def _default_saturation(raw: RawChip, config: SignatureConfig) -> float:
 
 def _flag_as_read(data: np.ndarray, flags: np.ndarray, full: float, config: SignatureConfig) -> np.ndarray:
     """Flag, in place, what the file's own counts show: full and missing pixels. Return bool: full."""
-    saturated = data >= full  # false for NaN
-    _flag_around(flags, saturated)
-    flags[~np.isfinite(data)] |= np.uint16(PixelFlag.NON_FINITE)
-    zero = data == 0
-    if np.count_nonzero(zero) >= config.zero_block_pix:
-        label, _ = ndimage.label(zero)
-        block = np.bincount(label.ravel()) >= config.zero_block_pix
-        block[0] = False
-        flags[block[label]] |= np.uint16(PixelFlag.NO_DATA)
+    saturated = np.empty(data.shape, dtype=bool)
+    bits = int(PixelFlag.NO_DATA), int(PixelFlag.NON_FINITE)
+
+    def work(rows: slice) -> None:
+        strip = rows.start, rows.stop
+        np.greater_equal(data[rows], full, out=saturated[rows])  # false for NaN
+        flag_pixels(data, flags, strip, block=config.zero_block_pix, absurd=np.inf, bits=bits)
+        # neighbours of a full pixel hold its spilt charge
+        mark_above(data, full, strip, 2, flags, int(PixelFlag.SATURATED))
+
+    over_strips(work, len(data))
     return saturated
 
 
@@ -141,33 +144,34 @@ def linearise(raw: RawChip, masters: Masters, config: SignatureConfig) -> np.nda
     return _linearised(raw, overscan_levels(raw.amplifiers, config.overscan), masters, config)
 
 
-def _flag_around(flags: np.ndarray, saturated: np.ndarray) -> None:
-    """Raise SATURATED, in place, within two steps of a full pixel: neighbours hold its spilt charge."""
-    rows, columns = np.nonzero(saturated)
-    for dy in range(-2, 3):
-        for dx in range(abs(dy) - 2, 3 - abs(dy)):
-            y, x = rows + dy, columns + dx
-            inside = (y >= 0) & (y < len(flags)) & (x >= 0) & (x < flags.shape[1])
-            flags[y[inside], x[inside]] |= np.uint16(PixelFlag.SATURATED)
-
-
 def _linearised(raw: RawChip, levels: list, masters: Masters, config: SignatureConfig) -> np.ndarray:
-    data = np.array(raw.data, dtype=np.float32, order="C")
-    for amplifier, level in zip(raw.amplifiers, levels, strict=True):
-        if level is not None:
-            part = data[amplifier.y0 : amplifier.y1, amplifier.x0 : amplifier.x1]
-            part -= level[:, None].astype(np.float32)
-    if masters.bias is not None:
-        data -= masters.bias
+    data = np.empty(raw.data.shape, dtype=np.float32)
+
+    def begin(rows: slice) -> None:
+        data[rows] = raw.data[rows]
+        for amplifier, level in zip(raw.amplifiers, levels, strict=True):
+            top, end = max(amplifier.y0, rows.start), min(_end(amplifier, data), rows.stop)
+            if level is not None and top < end:
+                part = level[top - amplifier.y0 : end - amplifier.y0, None].astype(np.float32)
+                data[top:end, amplifier.x0 : amplifier.x1] -= part
+        if masters.bias is not None:
+            data[rows] -= masters.bias[rows]
+
+    over_strips(begin, len(data))
     if masters.crosstalk is not None:
         _remove_ghosts(data, raw, masters.crosstalk, config)
-    for start in range(0, len(data), _ROWS):
-        rows = slice(start, start + _ROWS)
-        block = data[rows]
-        if masters.flat is not None:
+    if masters.flat is not None:
+
+        def divide(rows: slice) -> None:
             flat = masters.flat[rows]
-            block /= np.where(flat >= config.least_response, flat, 1)
+            data[rows] /= np.where(flat >= config.least_response, flat, 1)
+
+        over_strips(divide, len(data))
     return data
+
+
+def _end(amplifier: Amplifier, data: np.ndarray) -> int:
+    return len(data) if amplifier.y1 is None else amplifier.y1
 
 
 def _remove_ghosts(data: np.ndarray, raw: RawChip, matrix: np.ndarray, config: SignatureConfig) -> None:
@@ -223,7 +227,8 @@ def _flag_spill(raw, data, flags, saturated, masters, config) -> None:
     """Flag, in place, where the charge of full pixels went: trails and ghosts."""
     if not saturated.any():
         return
-    flags[bleed_trails(data, saturated, raw.chip, config.bleeds)] |= np.uint16(PixelFlag.BLEED)
+    rows, columns = np.nonzero(bleed_trails(data, saturated, raw.chip, config.bleeds))
+    flags[rows, columns] |= np.uint16(PixelFlag.BLEED)
     if config.crosstalk.crosstalk_mask and raw.amplifiers:
         for band, members in bands(raw.amplifiers, len(data)):
             some = [raw.amplifiers[k] for k in members]
