@@ -10,10 +10,9 @@ import numpy as np
 from benchmarks.chips_truth import HALF, PLACES, SPREAD, Geometry, cell_middles
 from ks4diff.io.atomic import atomic_path
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
-from ks4diff.stages.sim.detector import amplifiers, sky_electrons
 
-VERSION = 1  # of what is kept; another number makes it anew, the sky is not drawn again
-GROUP_PLACES = 16  # stars at which a group's stamp is averaged
+VERSION = 2  # of what is kept; another number makes it anew, the sky is not drawn again
+GROUP_PLACES = 8  # stars at which a group's stamp is averaged
 FEWEST = 3  # stars of a group worth its stamp
 
 
@@ -111,12 +110,6 @@ def template_variance(geometry: Geometry) -> float:
     shape = (geometry.patch.rows, geometry.patch.columns)
     x, y = (a.ravel() for a in cell_middles(shape))
     used, _ = geometry.frames_at(*geometry.wcs.all_pix2world(x, y, 0))
-    sky = sky_electrons(geometry.config)
-    own = np.array(
-        [
-            sky + amplifiers(geometry.config, f.patch, (0, f.patch.columns))[0].read_noise ** 2
-            for f in geometry.frames
-        ]
-    )
+    own = geometry.variances
     count = used.sum(axis=0)
     return float(np.mean([(own @ u) / n**2 for u, n in zip(used.T, count, strict=True) if n]))
