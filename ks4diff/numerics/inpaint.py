@@ -42,36 +42,34 @@ def _relax(image, places, sweeps, over):
 
 
 @jit
-def _collect(left, pixels, starts):
-    """List the pixels of each hole one after the other; clears ``left`` as it goes; return how many holes."""
+def _collect(left, places, pixels, starts):
+    """List the pixels of each hole one after the other; return how many holes, ``starts`` [n + 1] theirs.
+
+    ``places`` are all pixels of ``left``, which is cleared on the way.
+    """
     height, width = left.shape
     found, holes = 0, 0
-    for y in range(height):
-        for x in range(width):
-            if not left[y, x]:
-                continue
-            if holes + 1 >= len(starts):
-                larger = np.empty(2 * len(starts), dtype=np.int64)
-                larger[: len(starts)] = starts
-                starts = larger
-            starts[holes] = found
-            holes += 1
-            left[y, x] = False
-            pixels[found] = y * width + x
-            done = found
-            found += 1
-            while done < found:
-                j, i = pixels[done] // width, pixels[done] % width
-                done += 1
-                for step in range(4):
-                    b = j + (step == 0) - (step == 1)
-                    a = i + (step == 2) - (step == 3)
-                    if 0 <= b < height and 0 <= a < width and left[b, a]:
-                        left[b, a] = False
-                        pixels[found] = b * width + a
-                        found += 1
+    for place in places:
+        if not left[place // width, place % width]:
+            continue
+        left[place // width, place % width] = False
+        starts[holes] = found
+        pixels[found] = place
+        holes += 1
+        done = found
+        found += 1
+        while done < found:
+            j, i = pixels[done] // width, pixels[done] % width
+            done += 1
+            for step in range(4):
+                b = j + (step == 0) - (step == 1)
+                a = i + (step == 2) - (step == 3)
+                if 0 <= b < height and 0 <= a < width and left[b, a]:
+                    left[b, a] = False
+                    pixels[found] = b * width + a
+                    found += 1
     starts[holes] = found
-    return starts[: holes + 1]
+    return holes
 
 
 @jit
@@ -100,8 +98,10 @@ def fill_holes(image: np.ndarray, bad: np.ndarray, *, sweeps: int = 60) -> None:
     np.copyto(image, np.float32(0), where=bad)
     left = bad.copy()
     _spare_deep(left)
-    pixels = np.empty(np.count_nonzero(left), dtype=np.int64)
-    starts = _collect(left, pixels, np.empty(1024, dtype=np.int64))
+    # few are bad: numpy finds them ten times as fast as a loop over all pixels
+    places = np.flatnonzero(left)
+    pixels, starts = np.empty_like(places), np.empty(len(places) + 1, dtype=np.int64)
+    starts = starts[: _collect(left, places, pixels, starts) + 1]
     # holes of about equal numbers of pixels to each job
     cuts = np.searchsorted(starts, np.linspace(0, len(pixels), _JOBS + 1)[1:-1])
     edges = [0, *cuts.tolist(), len(starts) - 1]
