@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import poisson
 
 from benchmarks import chips, chips_measure
 from benchmarks.chips_changes import noise_floor
@@ -51,8 +52,6 @@ class TestAChipWithEverythingMeasured:
         assert figures["common_stars"] >= chips.LEAST_COMMON
         assert cell["register"] <= chips.REGISTER_PIX
 
-    # measured 1.26 and 1.85 % of the peak where issue 4 wants 1: the limit stays, so that progress shows
-    @pytest.mark.xfail(reason="the PSFs' cores err by more than 1 % of the peak on this chip", strict=True)
     @pytest.mark.parametrize("image", ["psf", "template_psf"])
     def test_has_true_psfs(self, cell, image):
         assert cell[image]["core"] <= chips.CORE
@@ -78,7 +77,8 @@ class TestAChipWithEverythingMeasured:
 
     def test_finds_nothing_else(self, figures):
         allowed = (figures["floor_mpix"] + chips.BOGUS_CLEAN) * figures["mpix"]
-        assert figures["bogus"] <= np.ceil(allowed)
+        # one in twenty chips of just as many as are allowed has more than this by chance
+        assert figures["bogus"] <= poisson.ppf(0.95, allowed)
 
 
 class TestTheHarness:

@@ -57,7 +57,7 @@ def test_the_scale_is_that_of_bright_stars_where_noise_bends_ratios():
         ratio = 0.5 * (1 + 0.8 / snr + np.hypot(1 / snr, 0.004) * rng.normal(size=400))
         given = StarRatios(x=x, y=y, ratio=ratio, error=0.5 / snr, snr=snr)
         found = scale_field(given, SHAPE, [], CONFIG)
-        offs.append(np.median(found.scale.values) / 0.5 - 1)
+        offs.append(np.median(found.scale.values) / (0.5 * (1 + 0.8 / CONFIG.reference_snr)) - 1)
         # 0.8 / 600 to 0.8 / 40, weighted: 0.4 % without the term
         assert abs(offs[-1]) < 4 * np.median(found.error.values)
     assert abs(np.mean(offs)) < 0.001
