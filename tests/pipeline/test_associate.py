@@ -193,6 +193,15 @@ class TestAgain:
         again = put(history, tmp_path, sightings(0, MJD, *at(0.4)))
         assert [alert.object_id for alert in again.values()] == [a.object_id for a in first.values()]
 
+    def test_a_rerun_gives_the_same_name_wherever_the_object_has_moved(self, history, tmp_path):
+        first = sightings(0, MJD, *at(0), err=0.3)
+        later = [sightings(1, MJD + 1, *at(1.2), err=0.05), sightings(2, MJD + 2, *at(2.1), err=0.05)]
+        alerts = put(history, tmp_path, first, *later)
+        assert len({alert.object_id for alert in alerts.values()}) == 1
+        (again,) = put(history, tmp_path, first).values()  # now 1.6" from the mean of the others
+        assert told(again) == told(alerts[again.candid])
+        assert len(contents(history)[1]) == 1
+
     def test_an_object_without_an_alert_is_let_go(self, history, tmp_path):
         put(history, tmp_path, sightings(0, MJD, *at(0), accepted=False), sightings(1, MJD + 1, *at(0)))
         put(history, tmp_path, sightings(1, MJD + 1, *at(0), rejected=True))
