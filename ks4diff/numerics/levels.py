@@ -26,39 +26,28 @@ def paint_discs(mask, x, y, radius):
 
 
 @jit
-def _picked(science, template, masked, box, scale, picked):
-    """Fill ``picked`` with free values spread over the box; return (how many, how many are free)."""
+def _free(science, template, masked, box, scale, values):
+    """Fill ``values`` with the differences on free pixels of a box; return how many there are."""
     x0, x1, y0, y1, every = box
     n = 0
     for j in range(y0, y1, every):
         for i in range(x0, x1):
-            n += not masked[j, i]
-    step = max(n // len(picked), 1)
-    seen, m = 0, 0
-    for j in range(y0, y1, every):
-        for i in range(x0, x1):
-            if masked[j, i]:
-                continue
-            if seen % step == 0 and m < len(picked):
-                picked[m] = science[j, i] - scale * template[j, i]
-                m += 1
-            seen += 1
-    return m, n
+            if not masked[j, i]:
+                values[n] = science[j, i] - scale * template[j, i]
+                n += 1
+    return n
 
 
 @jit
-def _clipped(science, template, masked, box, scale, start):
-    """Return (mean, spread, pixels) of the free values of a box within ``limit`` of ``middle``."""
-    x0, x1, y0, y1, every = box
-    middle, limit = start
+def _clipped(values, middle, limit):
+    """Return (mean, spread, count) of the values within ``limit`` of ``middle``."""
     total, square, kept = 0.0, 0.0, 0
-    for j in range(y0, y1, every):
-        for i in range(x0, x1):
-            d = science[j, i] - scale * template[j, i] - middle
-            if not masked[j, i] and abs(d) <= limit:
-                total += d
-                square += d * d
-                kept += 1
+    for k in range(len(values)):
+        d = values[k] - middle
+        if abs(d) <= limit:
+            total += d
+            square += d * d
+            kept += 1
     if kept == 0:
         return middle, 0.0, 0
     mean = total / kept
@@ -68,18 +57,23 @@ def _clipped(science, template, masked, box, scale, start):
 @jit
 def _levels(science, template, masked, boxes, scale, clip, out):
     """Fill out [3, boxes] with the clipped mean of science - scale * template, its spread and its pixels."""
-    picked = np.empty(SAMPLE)
+    most = 1
+    for k in range(boxes.shape[0]):
+        most = max(most, (boxes[k, 1] - boxes[k, 0]) * (boxes[k, 3] - boxes[k, 2]))
+    room = np.empty(most)
     for k in range(boxes.shape[0]):
         box = (boxes[k, 0], boxes[k, 1], boxes[k, 2], boxes[k, 3], boxes[k, 4])
-        m, n = _picked(science, template, masked, box, scale[k], picked)
+        n = _free(science, template, masked, box, scale[k], room)
         out[0, k], out[1, k], out[2, k] = np.nan, np.nan, n
         if n < 16:
             continue
-        middle = np.median(picked[:m])
-        spread = 1.4826 * np.median(np.abs(picked[:m] - middle))
+        values = room[:n]
+        picked = values[:: max(n // SAMPLE, 1)][:SAMPLE].copy()
+        middle = np.median(picked)
+        spread = 1.4826 * np.median(np.abs(picked - middle))
         kept = n
         for _ in range(3):
-            middle, spread, kept = _clipped(science, template, masked, box, scale[k], (middle, clip * spread))
+            middle, spread, kept = _clipped(values, middle, clip * spread)
         out[0, k], out[1, k], out[2, k] = middle, spread, kept
 
 

@@ -135,17 +135,18 @@ def _measurer(chip, template, scale: Cells, parts, config):
     shape = chip.image.shape
 
     def band(boxes: np.ndarray) -> np.ndarray:
-        low, high = int(boxes[:, 2].min()), int(boxes[:, 3].max())
-        rows = slice(low, high)
-        masked = (chip.image.flags[rows] != 0) | (template.image.flags[rows] != 0)
+        left, right, low, high = (int(f(boxes[:, k])) for k, f in enumerate((np.min, np.max) * 2))
+        part = slice(low, high), slice(left, right)
+        masked = (chip.image.flags[part] | template.image.flags[part]) != 0
         if chip.sky is not None:
-            masked |= ~chip.sky[rows]
-        near = (chip.stars.y > low - radius) & (chip.stars.y < high + radius)
-        paint_discs(masked, chip.stars.x[near], chip.stars.y[near] - low, radius[near])
+            masked |= ~chip.sky[part]
+        x, y = chip.stars.x, chip.stars.y
+        near = (y > low - radius) & (y < high + radius) & (x > left - radius) & (x < right + radius)
+        paint_discs(masked, x[near] - left, y[near] - low, radius[near])
         factor = factors[boxes[:, 4]]
         own = scale.at((boxes[:, 0] + boxes[:, 1]) / 2, (boxes[:, 2] + boxes[:, 3]) / 2)
-        inner = boxes[:, :4] - np.array([0, 0, low, low])
-        data, other = chip.image.data[rows], template.image.data[rows]
+        inner = boxes[:, :4] - np.array([left, left, low, low])
+        data, other = chip.image.data[part], template.image.data[part]
         return levels(data, other, masked, inner, own * factor, every=config.every_row) / np.stack(
             [factor, factor, np.ones_like(factor)]
         )

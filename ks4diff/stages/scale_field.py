@@ -202,7 +202,7 @@ def _excess(residual: np.ndarray, noise: np.ndarray) -> float:
     low, high = 0.0, 10.0 * float(np.median(np.abs(residual))) + 1e-9
     if np.median(np.abs(residual) / np.maximum(noise, 1e-12)) <= 0.6745:
         return 0.0
-    for _ in range(30):
+    for _ in range(14):
         middle = 0.5 * (low + high)
         if np.median(np.abs(residual) / np.hypot(noise, middle)) > 0.6745:
             low = middle
