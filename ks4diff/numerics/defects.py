@@ -6,6 +6,8 @@ import numpy as np
 
 from ks4diff.numerics.jit import jit
 
+_CHUNK = 64  # pixels of a row that are looked at together: most hold nothing, and counting runs 8 at a time
+
 
 @jit
 def _zero_block(data, y, x, enough, queue):
@@ -29,27 +31,41 @@ def _zero_block(data, y, x, enough, queue):
 
 
 @jit
+def _odd(row, absurd):
+    """Return how many values are 0, absurd or not finite."""
+    n = 0
+    for x in range(len(row)):
+        n += (row[x] == 0) | (not abs(row[x]) < absurd)
+    return n
+
+
+@jit
 def _flag_strip(data, flags, y0, y1, enough, absurd, bits):
     """Raise bits[0] where zeros hang together and bits[1] where values are absurd or not finite."""
     queue = np.empty((enough + 4, 2), dtype=np.int64)
     width = data.shape[1]
     for y in range(y0, y1):
         before = False
-        for x in range(width):
-            value = data[y, x]
-            if value == 0:
-                # beside a zero of a block the block is known already
-                before = (
-                    before
-                    or (y > y0 and data[y - 1, x] == 0 and flags[y - 1, x] & bits[0] != 0)
-                    or _zero_block(data, y, x, enough, queue)
-                )
-                if before:
-                    flags[y, x] |= bits[0]
-            else:
+        for start in range(0, width, _CHUNK):
+            end = min(start + _CHUNK, width)
+            if _odd(data[y, start:end], absurd) == 0:
                 before = False
-                if not abs(value) < absurd:
-                    flags[y, x] |= bits[1]
+                continue
+            for x in range(start, end):
+                value = data[y, x]
+                if value == 0:
+                    # beside a zero of a block the block is known already
+                    before = (
+                        before
+                        or (y > y0 and data[y - 1, x] == 0 and flags[y - 1, x] & bits[0] != 0)
+                        or _zero_block(data, y, x, enough, queue)
+                    )
+                    if before:
+                        flags[y, x] |= bits[0]
+                else:
+                    before = False
+                    if not abs(value) < absurd:
+                        flags[y, x] |= bits[1]
 
 
 def flag_pixels(
@@ -95,24 +111,44 @@ def highest(data: np.ndarray, rows: tuple[int, int], absurd: float) -> tuple[flo
 
 
 @jit
+def _hits(row, limit, absolute):
+    """Return how many values, or sizes of values, are at or above the limit."""
+    n = 0
+    if absolute:
+        for x in range(len(row)):
+            n += abs(row[x]) >= limit
+    else:
+        for x in range(len(row)):
+            n += row[x] >= limit
+    return n
+
+
+@jit
 def _spread(data, limit, rows, reach, absolute, out, value, replace):
     """Mark in ``rows`` [y0, y1) of ``out`` all within ``reach`` steps of a pixel at or above its limit."""
     y0, y1 = rows
     height, width = data.shape
     high, wide = limit.shape
-    cell = np.arange(width) * wide // width
     for y in range(max(y0 - reach, 0), min(y1 + reach, height)):
         j = y * high // height
-        for x in range(width):
-            v = abs(data[y, x]) if absolute else data[y, x]
-            if v >= limit[j, cell[x]]:
-                for b in range(max(y - reach, y0), min(y + reach + 1, y1)):
-                    far = reach - abs(b - y)
-                    for a in range(max(x - far, 0), min(x + far + 1, width)):
-                        if replace:
-                            out[b, a] = value
-                        else:
-                            out[b, a] |= value
+        for i in range(wide):
+            # the pixels x with x * wide // width == i
+            end = -(-(i + 1) * width // wide)
+            for start in range(-(-i * width // wide), end, _CHUNK):
+                stop = min(start + _CHUNK, end)
+                if _hits(data[y, start:stop], limit[j, i], absolute) == 0:
+                    continue
+                for x in range(start, stop):
+                    v = abs(data[y, x]) if absolute else data[y, x]
+                    if not v >= limit[j, i]:
+                        continue
+                    for b in range(max(y - reach, y0), min(y + reach + 1, y1)):
+                        far = reach - abs(b - y)
+                        for a in range(max(x - far, 0), min(x + far + 1, width)):
+                            if replace:
+                                out[b, a] = value
+                            else:
+                                out[b, a] |= value
 
 
 def mark_above(
@@ -137,32 +173,31 @@ def clear_above(
 
 
 @jit
-def _grow(levels, stack):
+def _grow(levels, seeds, stack):
     """Raise each 2 and the 1s joined to it to 3; ``stack`` is working space, replaced where too short."""
     height, width = levels.shape
-    for y in range(height):
-        for x in range(width):
-            if levels[y, x] != 2:
-                continue
-            levels[y, x] = 3
-            stack[0] = y * width + x
-            n = 1
-            while n > 0:
-                n -= 1
-                j, i = stack[n] // width, stack[n] % width
-                if n + 4 > len(stack):
-                    larger = np.empty(2 * len(stack), dtype=np.int64)
-                    larger[: len(stack)] = stack
-                    stack = larger
-                for step in range(4):
-                    b = j + (step == 0) - (step == 1)
-                    a = i + (step == 2) - (step == 3)
-                    if 0 <= b < height and 0 <= a < width and (levels[b, a] == 1 or levels[b, a] == 2):
-                        levels[b, a] = 3
-                        stack[n] = b * width + a
-                        n += 1
+    for seed in seeds:
+        if levels[seed // width, seed % width] != 2:
+            continue
+        levels[seed // width, seed % width] = 3
+        stack[0] = seed
+        n = 1
+        while n > 0:
+            n -= 1
+            j, i = stack[n] // width, stack[n] % width
+            if n + 4 > len(stack):
+                larger = np.empty(2 * len(stack), dtype=np.int64)
+                larger[: len(stack)] = stack
+                stack = larger
+            for step in range(4):
+                b = j + (step == 0) - (step == 1)
+                a = i + (step == 2) - (step == 3)
+                if 0 <= b < height and 0 <= a < width and (levels[b, a] == 1 or levels[b, a] == 2):
+                    levels[b, a] = 3
+                    stack[n] = b * width + a
+                    n += 1
 
 
 def grow_seeds(levels: np.ndarray) -> None:
     """Raise to 3, in place, each 2 and each 1 joined to one by rows and columns; uint8 [y, x] of 0, 1, 2."""
-    _grow(levels, np.empty(65536, dtype=np.int64))
+    _grow(levels, np.flatnonzero(levels == 2), np.empty(65536, dtype=np.int64))

@@ -141,3 +141,51 @@ def pixel_noise(image: np.ndarray, used: np.ndarray, rows: slice, columns: slice
     values = np.empty((rows.stop - rows.start) * (columns.stop - columns.start), dtype=np.float32)
     n, sigma = _roughness(image, used, rows.start, rows.stop, columns.start, columns.stop, values)
     return float(sigma), int(n)
+
+
+@jit
+def _subtract(data, used, lines, before, part, rows):
+    for y in range(rows[0], rows[1]):
+        low, high = lines[before[y]], lines[min(before[y] + 1, len(lines) - 1)]
+        p, to, by = part[y], data[y], used[y]
+        for x in range(len(to)):
+            to[x] = (to[x] - (low[x] + (high[x] - low[x]) * p)) * by[x]
+
+
+def subtract_lines(
+    data: np.ndarray,
+    used: np.ndarray,
+    lines: np.ndarray,
+    place: tuple[np.ndarray, np.ndarray],
+    rows: tuple[int, int],
+) -> None:
+    """Subtract from rows [y0, y1), in place, a map that is linear between ``lines``; 0 where not ``used``.
+
+    ``data`` float32 [y, x]; ``used`` bool [y, x]; ``lines`` float32 [n, x]; ``place`` int64 [y], the line at
+    or before each row, and float32 [y], the fraction of the way to the next one.
+    """
+    _subtract(data, used, lines, *place, rows)
+
+
+@jit
+def _classify(smooth, lines, before, part, limits, out):
+    for y in range(len(smooth)):
+        low, high = lines[before[y]], lines[min(before[y] + 1, len(lines) - 1)]
+        p, by, to = part[y], smooth[y], out[y]
+        for x in range(len(to)):
+            v = by[x] / (low[x] + (high[x] - low[x]) * p)
+            to[x] = np.uint8(v > limits[0]) + np.uint8(v > limits[1])
+
+
+def classify(
+    smooth: np.ndarray,
+    lines: np.ndarray,
+    place: tuple[np.ndarray, np.ndarray],
+    limits: tuple[float, float],
+    out: np.ndarray,
+) -> None:
+    """Write uint8 [y, x]: above how many of two limits the image lies, in units of a map between ``lines``.
+
+    ``smooth`` float32 [y, x]; ``lines`` and ``place`` as of `subtract_lines`, of these rows.
+    """
+    _classify(smooth, lines, *place, np.array(limits, dtype=np.float32), out)

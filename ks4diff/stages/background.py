@@ -117,8 +117,9 @@ def _without_background(
     raw: np.ndarray, good: np.ndarray, config: BackgroundConfig
 ) -> tuple[np.ndarray, Cells, np.ndarray]:
     """Return (data, background, sky bool [y, x]): a mesh background, refined with the sources masked."""
-    data = raw.astype(np.float32)
-    data[~good] = 0.0
+    data = np.empty(raw.shape, dtype=np.float32)
+    # what bad pixels hold, NaN included, does not matter
+    over_strips(lambda rows: np.copyto(data[rows], np.where(good[rows], raw[rows], np.float32(0))), len(raw))
     sky = good.copy()
     first = sky_level(data, sky, config.background_mesh_pix)
     subtract_level(data, first, good)

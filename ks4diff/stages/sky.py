@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from ks4diff.numerics.defects import clear_above, grow_seeds
-from ks4diff.numerics.mesh import mesh_levels, pixel_noise
+from ks4diff.numerics.mesh import classify, mesh_levels, pixel_noise, subtract_lines
 from ks4diff.numerics.smooth import gaussian_smooth
 from ks4diff.products.cells import Cells, cell_grid
 
@@ -87,15 +87,22 @@ def _from_neighbours(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     return values[tuple(nearest)]
 
 
-def subtract_level(data: np.ndarray, level: Cells, used: np.ndarray | None = None) -> None:
+def subtract_level(data: np.ndarray, level: Cells, used: np.ndarray) -> None:
     """Subtract a map from an image in place; pixels that are not ``used`` (bool [y, x]) become 0."""
+    lines, place = _lines(level)
+    over_strips(lambda rows: subtract_lines(data, used, lines, place, (rows.start, rows.stop)), len(data))
 
-    def work(rows: slice) -> None:
-        data[rows] -= level.over(rows, slice(None))
-        if used is not None:
-            data[rows] *= used[rows]
 
-    over_strips(work, len(data))
+def _lines(cells: Cells) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return a map on every column at the middles of its rows of cells, and each row's place among them.
+
+    As `Cells.over` interpolates, but the columns once for all rows.
+    """
+    n = cells.values.shape[0]
+    lines = Cells(values=cells.values, shape=(n, cells.shape[1])).over(slice(None), slice(None))
+    at = np.clip((np.arange(cells.shape[0]) + 0.5) / cells.size[0] - 0.5, 0, n - 1)
+    before = np.floor(at).astype(np.int64)
+    return np.ascontiguousarray(lines), (before, (at - before).astype(np.float32))
 
 
 def mask_sources(data: np.ndarray, used: np.ndarray, *, threshold: float, peak: float) -> None:
@@ -108,14 +115,13 @@ def mask_sources(data: np.ndarray, used: np.ndarray, *, threshold: float, peak: 
     """
     spread = _smoothed_spread(data, used)
     levels = np.empty(data.shape, dtype=np.uint8)
+    lines, (before, part) = _lines(spread)
 
-    def classify(rows: slice) -> None:
+    def compare(rows: slice) -> None:
         smooth = gaussian_smooth(data, SMOOTH_PIX, rows)
-        smooth /= spread.over(rows, slice(None))
-        levels[rows] = smooth > threshold
-        levels[rows] += smooth > peak
+        classify(smooth, lines, (before[rows], part[rows]), (threshold, peak), levels[rows])
 
-    over_strips(classify, len(data))
+    over_strips(compare, len(data))
     grow_seeds(levels)
     marked = np.full((1, 1), 3.0)
     over_strips(lambda rows: clear_above(levels, marked, (rows.start, rows.stop), 2, used), len(data))
