@@ -234,10 +234,11 @@ def _accuracy(chips: list[tuple[str, int]], density: float, folder: Path) -> Mad
     for site, seed in chips:
         one = made(site, seed, density, folder)
         found = match(one.chip, one.template, config)
-        off = found.scale.values / one.truth - 1
+        x, y = Cells(values=one.truth, shape=one.chip.image.shape).middles()
+        off = found.scale.at(x, y) / one.truth - 1
         pixels = pixel_match(one.chip, one.template, config.pixels)
         errors += off.ravel().tolist()
-        pulls += (off / found.scale_error.values).ravel().tolist()
+        pulls += (off / found.scale_error.at(x, y)).ravel().tolist()
         pixel_errors += (pixels.scale / one.truth - 1).ravel().tolist()
         left.append(left_background(one, found, config))
         print(

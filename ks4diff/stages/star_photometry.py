@@ -21,6 +21,9 @@ class StarRatioConfig:
     block_pix: int = 512  # one pair of PSFs each: half a cell, over which a PSF changes by less than 1 %
     stars_per_block: int = 40  # brightest first; 36 of S/N 50 give 0.3 %
     faintest_snr: float = 15.0  # of the flux in the star list: fainter stars add nothing but blends
+    enough_clean: int = 20  # over a chip: then unclean ones, among them cosmic rays, are left out
+    farthest_ratio: float = 1.5  # from the chip's median
+    in_either: float = 5.0  # S/N in each image: what only one shows is no star
     least_snr: float = 20.0  # of both images together, and ...
     # ... where a block has enough, this: a median of unlike exposures shows faint stars as their mean would,
     # with a core that was 5 % fainter at S/N 30 than at 500
@@ -61,6 +64,8 @@ def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRat
     order = np.argsort(-s.flux, kind="stable")
     inside = (s.x > -0.5) & (s.x < shape[1] - 0.5) & (s.y > -0.5) & (s.y < shape[0] - 0.5)
     order = order[inside[order]]
+    if s.clean[order].sum() >= config.enough_clean:
+        order = order[s.clean[order]]
     j, i = cells.cell_of(s.x[order], s.y[order])
     which = j * cells.values.shape[1] + i
     members = np.argsort(which, kind="stable")
@@ -129,7 +134,7 @@ def _ratios(found: np.ndarray, config: StarRatioConfig) -> StarRatios:
     """
     x, y, first, second, error, other, block = found
     with np.errstate(invalid="ignore", divide="ignore"):
-        quotient = first / second
+        quotient = np.where((first > 0) & (second > 0), first / second, 1e-9)
         fair = (first > config.least_snr * error) & (second > config.least_snr * other)
     if not fair.any():
         empty = np.empty(0)
@@ -143,9 +148,12 @@ def _ratios(found: np.ndarray, config: StarRatioConfig) -> StarRatios:
     own, its = error**-2.0, (middle * other) ** -2.0
     best = (own * first + its * middle * second) / (own + its)
     snr = best * np.sqrt(own + its)
-    keep = snr > config.least_snr
+    seen = (first > config.in_either * error) & (second > config.in_either * other)
+    # a cosmic ray on a star, a source that changed: no response and no gain is so far off
+    alike = np.abs(np.log(quotient / np.median(quotient[fair]))) < np.log(config.farthest_ratio)
+    keep = seen & alike & (snr > config.least_snr)
     for k in np.unique(block):
-        here = (block == k) & (snr > config.better_snr)
+        here = keep & (block == k) & (snr > config.better_snr)
         if here.sum() >= config.enough_in_block:
             keep &= here | (block != k)
     off = (first - middle * second)[keep] / best[keep]
