@@ -110,21 +110,38 @@ def mesh_levels(image: np.ndarray, used: np.ndarray, rows: tuple[int, int], edge
 
 
 @jit
+def _second_differences(above, here, below, out):
+    """Write the second differences along both axes, scaled to the noise of a pixel, of all but the ends."""
+    for i in range(len(out)):
+        corners = above[i] + above[i + 2] + below[i] + below[i + 2]
+        sides = above[i + 1] + below[i + 1] + here[i] + here[i + 2]
+        out[i] = (corners - 2 * sides + 4 * here[i + 1]) / 6
+
+
+@jit
+def _all_used(above, here, below, three, out):
+    """Write whether all nine pixels about each but the ends are used; ``three`` is room to work in."""
+    for i in range(len(three)):
+        three[i] = above[i] & here[i] & below[i]
+    for i in range(len(out)):
+        out[i] = three[i] & three[i + 1] & three[i + 2]
+
+
+@jit
 def _roughness(image, used, y0, y1, x0, x1, values):
     """Write the second differences along both axes of all 3x3 used pixels; return how many."""
     n = 0
-    for y in range(max(y0, 1), min(y1, image.shape[0] - 1)):
-        for x in range(max(x0, 1), min(x1, image.shape[1] - 1)):
-            whole = used[y, x]
-            for j in range(-1, 2):
-                for i in range(-1, 2):
-                    whole = whole and used[y + j, x + i]
-            if whole:
-                corners = (
-                    image[y - 1, x - 1] + image[y - 1, x + 1] + image[y + 1, x - 1] + image[y + 1, x + 1]
-                )
-                sides = image[y - 1, x] + image[y + 1, x] + image[y, x - 1] + image[y, x + 1]
-                values[n] = (corners - 2 * sides + 4 * image[y, x]) / 6
+    left, right = max(x0, 1) - 1, min(x1, image.shape[1] - 1) + 1
+    wide = max(right - left - 2, 0)
+    found = np.empty(wide, dtype=np.float32)
+    three, whole = np.empty(wide + 2, dtype=np.bool_), np.empty(wide, dtype=np.bool_)
+    for y in range(max(y0, 1), min(y1, image.shape[0] - 1) if wide > 0 else 0):
+        part = slice(left, right)
+        _second_differences(image[y - 1, part], image[y, part], image[y + 1, part], found)
+        _all_used(used[y - 1, part], used[y, part], used[y + 1, part], three, whole)
+        for i in range(wide):
+            if whole[i]:
+                values[n] = found[i]
                 n += 1
     histogram = np.empty(1024, dtype=np.int64)
     return n, _clipped(values, n, histogram)[2] if n > 0 else 0.0

@@ -9,6 +9,7 @@ from ks4diff.numerics.smooth import gaussian_smooth, gaussian_weights
 
 _WIDER = 1.6  # of the second Gaussian: their difference is close to the Laplacian of the first
 _STRAY = 0.25  # widths: in a crowd the window wanders to neighbours, the filtered peak stays
+_CHUNK = 64  # pixels of a row that are looked at together: in most none stands out
 MEASURES = ("x", "y", "flux", "fwhm", "ratio", "peak", "contrast")
 
 
@@ -43,17 +44,43 @@ def _top(r, y, x):
 
 
 @jit
-def _maxima(response, noise, good, reach, rows, spots):
-    """Write (y, x) of the maxima above ``noise`` in ``rows`` [first, last); return how many."""
+def _noise(wide, variance, scale):
+    """Return what a maximum must exceed: scale[1] times the noise of sky and source, all float32."""
+    return np.sqrt(max(wide, np.float32(0)) * scale[0] + variance) * scale[1]
+
+
+@jit
+def _above(response, wide, variance, scale):
+    """Return how many pixels of a part of a row exceed the noise."""
+    n = 0
+    for x in range(len(response)):
+        n += response[x] > _noise(wide[x], variance[x], scale)
+    return n
+
+
+@jit
+def _maxima(response, wide, variance, good, reach, rows, scale, spots):
+    """Write (y, x) of the maxima above the noise in ``rows`` [first, last); return how many.
+
+    ``variance`` and ``good`` are of these rows alone.
+    """
     n = 0
     height, width = response.shape
     for y in range(max(rows[0], 1), min(rows[1], height - 1)):
-        for x in range(1, width - 1):
-            if response[y, x] <= noise[y, x] or not good[y, x] or n == len(spots):
+        local = y - rows[0]
+        for start in range(1, width - 1, _CHUNK):
+            end = min(start + _CHUNK, width - 1)
+            part = slice(start, end)
+            if _above(response[y, part], wide[y, part], variance[local, part], scale) == 0:
                 continue
-            if _is_highest(response, y, x, reach):
-                spots[n, 0], spots[n, 1] = _top(response, y, x)
-                n += 1
+            for x in range(start, end):
+                if not good[local, x] or n == len(spots):
+                    continue
+                if response[y, x] <= _noise(wide[y, x], variance[local, x], scale):
+                    continue
+                if _is_highest(response, y, x, reach):
+                    spots[n, 0], spots[n, 1] = _top(response, y, x)
+                    n += 1
     return n
 
 
@@ -81,18 +108,10 @@ def find_maxima(
     narrow = gaussian_smooth(image, width_pix, slice(low, high))
     wide = gaussian_smooth(image, _WIDER * width_pix, slice(low, high))
     narrow -= wide
-    inner = slice(rows[0] - low, rows[1] - low)
-    noise = np.maximum(wide[inner], 0.0)
-    noise *= np.float32(per_source)
-    noise += variance
-    np.sqrt(noise, out=noise)
-    noise *= np.float32(threshold * _filter_norm(width_pix))
-    full = np.empty(narrow.shape, dtype=np.float32)
-    full[inner] = noise
-    usable = np.zeros(narrow.shape, dtype=np.bool_)
-    usable[inner] = good
-    spots = np.empty((max(noise.size // (reach * reach), 64), 2))
-    n = _maxima(narrow, full, usable, reach, (inner.start, inner.stop), spots)
+    scale = np.array([per_source, threshold * _filter_norm(width_pix)], dtype=np.float32)
+    strip = rows[0] - low, rows[1] - low
+    spots = np.empty((max(good.size // (reach * reach), 64), 2))
+    n = _maxima(narrow, wide, variance.astype(np.float32, copy=False), good, reach, strip, scale, spots)
     found = spots[:n].copy()
     found[:, 0] += low
     return found
