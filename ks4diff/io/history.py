@@ -75,7 +75,8 @@ class HistoryReader:
 
     def exposures(self) -> list[Row]:
         """Return all exposures, by time and name."""
-        return self._rows(sa.select(EXPOSURES).order_by(EXPOSURES.c.mjd, EXPOSURES.c.exposure))
+        rows = self._rows(sa.select(EXPOSURES))
+        return sorted(rows, key=lambda row: (row["mjd"] or 0.0, row["exposure"]))
 
     def objects(self, cells: Iterable[int] | None = None) -> list[Row]:
         """Return the objects in some fine cells, or all, by name."""

@@ -33,9 +33,13 @@ class KeepConfig:
 
 
 def typical_error(difference: Difference) -> float:
-    """Return the median error of a point source's flux over the good pixels, science counts; 1 of none."""
-    good = (difference.flags == 0) & (difference.flux_err > 0)
-    return float(np.median(difference.flux_err[good])) if good.any() else 1.0
+    """Return about the median error of a point source's flux, science counts; 1 where there is none.
+
+    Of every eighth pixel of every eighth row: it is only what ERROR counts from.
+    """
+    some, flags = difference.flux_err[::8, ::8], difference.flags[::8, ::8]
+    good = (flags == 0) & (some > 0)
+    return float(np.median(some[good])) if good.any() else 1.0
 
 
 def kept_planes(difference: Difference, typical: float) -> Iterator[tuple[str, np.ndarray]]:
