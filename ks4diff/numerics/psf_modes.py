@@ -7,6 +7,7 @@ from scipy import ndimage
 
 EDGE_FACTOR = 1.1  # a mode must beat the largest of pure noise by this: one largest value scatters by 3 %
 SHRINK = 2.5  # noise powers taken off a local amplitude's power: none survives at 1.6 sigma
+LEAST_LOCAL = 2.5  # stars in effect of a local average: one galaxy alone may look like a change
 POLYNOMIAL_GAIN = 3.0  # by which chi² per further term must fall to raise the order
 
 
@@ -94,16 +95,18 @@ def terms(u: np.ndarray, v: np.ndarray, order: int) -> np.ndarray:
 
 
 def polynomial(
-    place: np.ndarray, value: np.ndarray, error: np.ndarray, most: int
+    place: np.ndarray, value: np.ndarray, error: np.ndarray, most: int, steps: np.ndarray | None = None
 ) -> tuple[int, np.ndarray, np.ndarray]:
     """Return (order, coefficients, covariance) of the lowest polynomial that the values do not ask beyond.
 
-    ``place`` [2, k] within -1 .. 1; ``value`` and ``error`` [k]. An order needs eight stars per term, and to
-    lower chi² by three per term more than it costs, in units of chi² per degree of freedom.
+    ``place`` [2, k] within -1 .. 1; ``value`` and ``error`` [k]; ``steps`` [k, s] are fitted with every
+    order, their coefficients last. An order needs eight stars per term, and to lower chi² by three per term
+    more than it costs, in units of chi² per degree of freedom.
     """
     best = None
+    steps = np.empty((len(value), 0)) if steps is None else steps
     for order in range(most + 1):
-        design = terms(*place, order)
+        design = np.concatenate([terms(*place, order), steps], axis=1)
         k, t = design.shape
         if best is not None and k < 8 * t:
             break
@@ -126,11 +129,13 @@ def local_means(
     """Return (mean, its variance) [rows, columns]: values [k] averaged by kernel [rows * columns, k].
 
     Each mean is shrunk towards 0 by its significance: the noise's share of the power of the 3 x 3 nodes
-    around. Where no star is near, 0 with the variance of nothing known beyond it: 0.
+    around. Where fewer than `LEAST_LOCAL` stars share the weight, 0 with the variance of nothing known
+    beyond it: 0.
     """
     weight = (1 / error**2).astype(np.float32)
     total = (kernel @ weight).astype(np.float64)
-    some = total > 1e-3 * np.median(1 / error**2)
+    many = total**2 / np.maximum((kernel**2 @ weight**2).astype(np.float64), 1e-30)
+    some = (total > 1e-3 * np.median(1 / error**2)) & (many >= LEAST_LOCAL)
     total = np.where(some, total, 1.0)
     mean = np.where(some, kernel @ (weight * value.astype(np.float32)) / total, 0.0).reshape(grid)
     variance = np.where(some, (kernel**2 @ weight) / total**2, 0.0).reshape(grid)

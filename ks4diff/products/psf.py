@@ -24,8 +24,9 @@ class PsfField:
     """The PSF over an image: ``mean`` plus ``modes`` whose amplitudes change with position.
 
     ``mean`` float32 [n, n], n odd, sum 1; ``modes`` float32 [m, n, n], each sum 0, m may be 0;
-    ``amplitudes`` Cells of [m, rows, columns]. ``error`` is the standard error of a core pixel as a fraction
-    of the peak, ``fwhm`` pixels, both per cell; ``n_stars`` of the whole image.
+    ``amplitudes`` Cells of [m, rows, columns]. ``error`` is no bound but a standard deviation: the rms
+    expected of the core's (within one FWHM) most wrong pixel, how stars scatter about the model included, as
+    a fraction of the peak; ``fwhm`` pixels; both per cell. ``n_stars`` of the whole image.
     """
 
     mean: np.ndarray

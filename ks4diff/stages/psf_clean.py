@@ -9,7 +9,7 @@ from ks4diff.numerics.psf_modes import radii
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.stages.psf_stars import Sample
 
-MODEL_FLOOR = 0.01  # of the peak: what centring and sampling add to a star's own noise
+MODEL_FLOOR = 0.005  # of the peak: what centring and sampling add to a star's own noise
 WIDTH_FLOOR = 0.02  # of the peak: stars of a 512 px square may differ by so much at a border of a stack
 MEDIAN_STARS = 300  # of all stars of an image, spread evenly
 GROUP_PIX = 512.0  # of stars that share their noise and their place
@@ -39,40 +39,48 @@ def weighted_mean(sample: Sample, psf: np.ndarray, core: np.ndarray) -> np.ndarr
 
 
 def groups(sample: Sample, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """Return (the 512 px square of each star, how many there are)."""
+    """Return (the group of each star, how many there are): stars of a 512 px square and of one region."""
     squares = Cells(values=np.zeros(cell_grid(shape, GROUP_PIX)), shape=shape)
     j, i = squares.cell_of(sample.x, sample.y)
-    return j * squares.values.shape[1] + i, squares.values.size
+    key = (j * squares.values.shape[1] + i) * (1 << 20) + sample.region
+    held, group = np.unique(key, return_inverse=True)
+    return group, len(held)
 
 
-def as_wide_as_neighbours(
-    sample: Sample, psf: np.ndarray, core: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    """Return bool [k]: which stars are as broad as most around them.
+def widths(sample: Sample, psf: np.ndarray, core: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (how much broader than the PSF each star is, the error of that), float64 [k].
 
-    Width is the strength of the PSF's Laplacian in the stamp, as a fraction of the peak; that of the stars of
-    a square is the middle of the shorter half of all values, which galaxies on one side do not shift.
+    Width is the strength of the PSF's Laplacian in the stamp, as a fraction of the peak.
     """
     broader = ndimage.laplace(psf)
     broader /= -broader[psf.shape[0] // 2, psf.shape[0] // 2] / psf.max()
-    noise = stamp_variance(sample, psf[core])
-    weight = 1.0 / noise
+    weight = 1.0 / stamp_variance(sample, psf[core])
     p, b = psf[core], broader[core]
     off = sample.stamps[:, core] - p
     # freed of the flux
     pp, pb, bb = (weight * p * p).sum(1), (weight * p * b).sum(1), (weight * b * b).sum(1)
     po, bo = (weight * off * p).sum(1), (weight * off * b).sum(1)
     det = bb - pb * pb / pp
-    value = (bo - po * pb / pp) / det
-    tolerance = 3 * np.sqrt(1 / det + WIDTH_FLOOR**2)
+    return (bo - po * pb / pp) / det, 1 / np.sqrt(det)
+
+
+def as_wide_as_neighbours(
+    sample: Sample, value: np.ndarray, error: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Return bool [k]: which stars are as broad as most around them, by their `widths`.
+
+    That of the stars of a group is the middle of the shorter half of all values, which galaxies on one side
+    do not shift.
+    """
+    tolerance, loose = (3 * np.sqrt(error**2 + (k * WIDTH_FLOOR) ** 2) for k in (1, 3))
     keep = np.ones(len(value), dtype=bool)
-    everywhere = _shorter_half(value)
     group, n = groups(sample, shape)
     for g in range(n):
         own = np.flatnonzero(group == g)
         # six show where most are
-        middle = _shorter_half(value[own]) if len(own) >= 6 else everywhere
-        wide = tolerance[own] if len(own) >= 6 else 3 * tolerance[own]
+        middle, wide = _shorter_half(value[own]), tolerance[own]
+        if len(own) < 6:
+            middle, wide = _shorter_half(value[sample.region == sample.region[own[0]]]), loose[own]
         keep[own] = np.abs(value[own] - middle) <= wide
     return keep
 

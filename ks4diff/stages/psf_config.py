@@ -21,3 +21,4 @@ class PsfConfig:
     max_modes: int = 6  # patterns of change: width, two of ellipticity, two of coma, one more
     max_order: int = 3  # of the amplitudes' polynomial over the image
     node_pix: float = 256.0  # of the amplitudes' map
+    border_node_pix: float = 32.0  # ... where it steps at the borders of a stack

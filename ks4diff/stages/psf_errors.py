@@ -2,88 +2,105 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
 
 from ks4diff.numerics.moments import half_max_width
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.psf import PsfField
-from ks4diff.stages.psf_clean import GROUP_PIX, groups, star_weights
+from ks4diff.stages.psf_amplitudes import Amplitudes
+from ks4diff.stages.psf_clean import GROUP_PIX, star_weights, widths
+from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.psf_stars import Sample
 
-SAMPLING = 0.0015  # of the peak: core rms on simulated chips beyond the stars' noise, sampling and wings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Amplitudes:
-    """Modes' strengths: maps [m, rows, columns], their variances, and the values at the stars [m, k]."""
-
-    maps: np.ndarray
-    variances: np.ndarray
-    at_stars: np.ndarray
+SAMPLING = 0.0015  # of the peak: what sub-pixel sampling and calmed wings leave
+LARGEST = 1.6  # sigma: the largest of a core's some five independent deviations, rms
+PRIOR_SCATTER = 0.02  # of the peak: stars of a stack differ by so much by their dithers and phases ...
+PRIOR_STARS = 5.0  # ... of which so many are as good as known before
+SLOPE = 0.006  # of the peak per 1000 px: a FWHM that changes by 3 % over half a chip, at one place
 
 
 def packed(
-    sample: Sample, shown: np.ndarray, amplitudes: Amplitudes, core: np.ndarray, shape: tuple[int, int]
+    sample: Sample, shown: np.ndarray, amplitudes: Amplitudes, core: np.ndarray, config: PsfConfig, last: bool
 ) -> PsfField:
     """Return the field with its widths and errors.
 
     ``shown`` [1 + m, n, n] is the mean and its modes, ``core`` bool [n, n] the pixels that errors speak of.
-    An error joins that of the amplitudes, that of the mean, and what stamps show beyond their noise.
+    An error is the standard deviation expected of the core's worst pixel: the noise of the mean and of the
+    amplitudes, how stars scatter about the model beyond their noise, what the stars near by have in common,
+    and, without modes, how far from the stars a place is. Only the ``last`` field has its FWHM in every cell.
     """
     mean, modes = shown[0], shown[1:]
     peak = mean.max()
-    maps = amplitudes.maps if len(modes) else np.zeros((0, 1, 1))
-    field = Cells(values=maps.astype(np.float32), shape=shape)
-    weight = star_weights(sample, mean, core)
+    shape = amplitudes.borders.shape
+    maps, variances = amplitudes.drawn(config).astype(np.float32)
+    field = Cells(values=maps, shape=shape)
     squares = Cells(values=np.zeros(cell_grid(shape, GROUP_PIX)), shape=shape)
-    common = 1 / weight.sum()
-    px, py = squares.middles()
-    error2 = np.full(squares.values.shape, common)
+    px, py = (a.ravel() for a in squares.middles())
+    error2 = np.full(px.shape, SAMPLING**2 + LARGEST**2 * _noise(sample, mean, core) / peak**2)
     if len(modes):
-        strength = (modes[:, core] ** 2).mean(axis=1)
-        variance = Cells(values=amplitudes.variances, shape=shape).at(px.ravel(), py.ravel())
-        error2 = error2 + (strength @ variance).reshape(error2.shape)
-    error2 = (
-        SAMPLING**2 + error2 / peak**2 + _misfit(sample, shown, amplitudes.at_stars, core, shape) / peak**2
-    )
-    wide = Cells(values=np.zeros(cell_grid(shape, CELL_PIX)), shape=shape)
-    wx, wy = wide.middles()
-    half = mean.shape[0] // 2
-    cut = slice(max(half - 10, 0), half + 11)
-    amplitude = field.at(wx.ravel(), wy.ravel())
-    stamps = mean[cut, cut] + np.einsum("mp,mij->pij", amplitude, modes[:, cut, cut])
-    fwhm = np.array([half_max_width(s) for s in stamps]).reshape(wide.values.shape)
+        strength = (modes[:, core] ** 2).max(axis=1) / peak**2
+        error2 += strength @ Cells(values=variances, shape=shape).at(px, py)
+    else:
+        away = np.hypot(px - sample.x.mean(), py - sample.y.mean()) / 1000
+        error2 += (SLOPE * away) ** 2
+    scatter2, near2 = _misfit(sample, shown, amplitudes.at_stars, core, squares)
+    error2 += scatter2 + near2.ravel()
+    error = np.sqrt(error2).reshape(squares.values.shape)
     return PsfField(
         mean=mean.astype(np.float32),
         modes=modes.astype(np.float32),
         amplitudes=field,
-        error=Cells(values=np.sqrt(error2).astype(np.float32), shape=shape),
-        fwhm=Cells(values=fwhm.astype(np.float32), shape=shape),
+        error=Cells(values=error.astype(np.float32), shape=shape),
+        fwhm=_fwhm(mean, modes, field, last),
         n_stars=len(sample.x),
     )
 
 
+def _fwhm(mean: np.ndarray, modes: np.ndarray, field: Cells, last: bool) -> Cells:
+    """Return the FWHM of every 1k cell, or of the image's middle alone."""
+    shape = field.shape
+    wide = Cells(values=np.zeros(cell_grid(shape, CELL_PIX) if last else (1, 1)), shape=shape)
+    half = mean.shape[0] // 2
+    cut = slice(max(half - 10, 0), half + 11)
+    amplitude = field.at(*(a.ravel() for a in wide.middles()))
+    stamps = mean[cut, cut] + np.einsum("mp,mij->pij", amplitude, modes[:, cut, cut])
+    fwhm = np.array([half_max_width(s) for s in stamps], dtype=np.float32)
+    return replace(wide, values=fwhm.reshape(wide.values.shape))
+
+
+def _noise(sample: Sample, mean: np.ndarray, core: np.ndarray) -> float:
+    """Return the variance of the mean's noisiest core pixel."""
+    weight = star_weights(sample, mean, core)
+    return float((weight**2 @ sample.variance(mean[core])).max() / weight.sum() ** 2)
+
+
 def _misfit(
-    sample: Sample, shown: np.ndarray, at_stars: np.ndarray, core: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    """Return [rows, columns] of the groups: the mean square that the model misses in the core, noise off."""
-    group, count = groups(sample, shape)
-    design = np.concatenate([np.ones((1, len(sample.x))), at_stars])
-    model = np.einsum("ak,ap->kp", design, shown[:, core])
-    off = np.where(sample.known[:, core], sample.stamps[:, core] - model, 0.0)
-    # of the flux, which the fit of the star left free
-    scale = (off * shown[0][core]).sum(axis=1) / (shown[0][core] ** 2).sum()
-    off = off - scale[:, None] * shown[0][core]
-    weight = star_weights(sample, shown[0], core)
-    total = np.maximum(np.bincount(group, weight, count), 1e-30)
-    part = np.zeros((count, len(group)))
-    part[group, np.arange(len(group))] = weight / total[group]
-    square = ((part @ off) ** 2).mean(axis=1)
-    noise = ((part**2) @ off**2).mean(axis=1)
-    grid = cell_grid(shape, GROUP_PIX)
-    many = np.bincount(group, minlength=count) >= 3
-    value = np.where(many, square - noise, 0.0).reshape(grid)
-    return np.maximum(ndimage.uniform_filter(value, 3, mode="nearest"), 0.0)
+    sample: Sample, shown: np.ndarray, at_stars: np.ndarray, core: np.ndarray, squares: Cells
+) -> tuple[float, np.ndarray]:
+    """Return (the variance of stars about the model, the square of what those near by share), of the peak.
+
+    Both in width, in which PSFs change most, and beyond the stars' noise; the second per square, from the
+    nine around it.
+    """
+    model = np.einsum("ak,aij->kij", at_stars, shown[1:]).astype(np.float32)
+    value, error = widths(replace(sample, stamps=sample.stamps - model), shown[0], core)
+    middle = np.median(value)
+    spread2 = (1.4826 * np.median(np.abs(value - middle))) ** 2
+    scatter2 = max(spread2 - float(np.median(error**2)), 0.0)
+    # stars of less noise than the scatter tell it
+    telling = float((PRIOR_SCATTER**2 / (PRIOR_SCATTER**2 + error**2)).sum())
+    scatter2 = (telling * scatter2 + PRIOR_STARS * PRIOR_SCATTER**2) / (telling + PRIOR_STARS)
+    value = np.clip(value, -4 * np.sqrt(scatter2 + error**2), 4 * np.sqrt(scatter2 + error**2))
+    weight = 1 / (error**2 + scatter2)
+    j, i = squares.cell_of(sample.x, sample.y)
+    sums = np.zeros((2, *squares.values.shape))
+    np.add.at(sums[0], (j, i), weight)
+    np.add.at(sums[1], (j, i), weight * value)
+    around = np.pad(sums, ((0, 0), (1, 1), (1, 1)))
+    n, m = squares.values.shape
+    around = sum(around[:, a : a + n, b : b + m] for a in range(3) for b in range(3))
+    shared = around[1] / np.maximum(around[0], 1e-30)
+    near2 = np.where(around[0] > 0, shared**2 - 1 / np.maximum(around[0], 1e-30), 0.0)
+    return scatter2, np.maximum(near2, 0.0)

@@ -19,6 +19,7 @@ from ks4diff.stages.psf_stars import Measurer, Sample, chosen_stars
 
 __all__ = ["PsfConfig", "model_psf"]
 
+ENOUGH = 60  # clean stars of a small image for more than `single_psf`
 START_STARS = 120  # enough for a first PSF
 
 
@@ -39,26 +40,28 @@ def model_psf(
     """
     if stars.clean.sum() < config.min_stars:
         raise SkipChip("too few clean stars for a PSF", n_clean=float(stars.clean.sum()))
-    if cell_grid(image.shape, CELL_PIX) == (1, 1):
+    if cell_grid(image.shape, CELL_PIX) == (1, 1) and stars.clean.sum() < ENOUGH:
         return single_psf(image, stars, gain, config)
     cells = int(np.prod(cell_grid(image.shape, CELL_PIX)))
     # a whole chip has stars enough for less of each cell
     per_cell = min(config.stars_per_cell, max(config.stars_in_all // cells, 40))
-    chosen = chosen_stars(stars, image.shape, per_cell)
+    # half of them are enough to start from
+    few, chosen = (chosen_stars(stars, image.shape, n) for n in (per_cell // 2, per_cell))
     fitted = np.stack([stars.x, stars.y, stars.flux]).astype(np.float64)
     fwhm = max(float(np.percentile(stars.fwhm[stars.clean], 25)), 1.5)
-    fitted, field = _first(image, gain, (fitted, chosen, fwhm), config)
+    fitted, field = _first(image, gain, (fitted, few, fwhm), config)
     fwhm = field.fwhm_pix
-    measurer = Measurer(image=image, gain=gain, chosen=chosen, core=max(round(fwhm), 2))
     # each pass mends most of what the last model's PSF missed; after two, 1.5 % is left where it was 15 % off
-    for last, rounds in ((False, 1), (False, 1), (True, 2)):
+    for last in (False, False, True):
+        shows = chosen if last else few
+        measurer = Measurer(image=image, gain=gain, chosen=shows, core=max(round(fwhm), 2))
         # the first passes need only the stars that show the PSF and who shines into their stamps
         who = np.ones(len(stars), dtype=bool) if last else measurer.around(fitted, field)
-        fitted[:, who], sample = replace(measurer, chosen=chosen[who]).measure(
+        fitted[:, who], sample = replace(measurer, chosen=shows[who]).measure(
             fitted[:, who], field, measurer.cells(), 3
         )
         _enough(sample, config)
-        field, used = build_field(sample, field, fwhm, config, rounds=rounds)
+        field, used = build_field(sample, field, fwhm, config, last=last)
         _enough(used, config)
     return field, replace(stars, x=fitted[0], y=fitted[1], flux=fitted[2])
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ks4diff.numerics.moments import half_max_width
-from ks4diff.numerics.psf_grid import taper
+from ks4diff.numerics.psf_grid import freed_of_shifts, taper
 from ks4diff.numerics.stars_fit import fit_stars, star_stamps
 from ks4diff.products.chip import StarList
 from ks4diff.products.errors import SkipChip
@@ -52,6 +52,8 @@ def single_psf(
         weights = known * np.minimum(flux, np.percentile(flux, 75))[:, None, None]
         stamp, error = average(stamps, weights, stamp, config.clip_sigma)
     fitted, _ = fit_stars(image.data, good, variance, stamp, fitted, core=core, sweeps=4)
+    stamp = freed_of_shifts(stamp, fwhm)
+    stamp /= stamp.sum()
     psf = Psf(stamp=stamp.astype(np.float32), fwhm_pix=half_max_width(stamp), n_stars=len(usable))
     kept = replace(
         stars, x=fitted[0], y=fitted[1], flux=fitted[2], fwhm=stars.fwhm[:n], clean=stars.clean[:n]

@@ -16,7 +16,8 @@ from ks4diff.products.image import MaskedImage
 from ks4diff.products.psf import PsfField
 
 WORKERS = 2
-PATCHES = 4  # PSFs along each side of a cell: 256 px apart
+PATCH_PIX = 256.0  # of stars that are fitted with one PSF ...
+UNLIKE = 0.01  # of the peak: ... unless theirs differs by more, at a border
 FAINT_SIGMA = 0.3  # of the sky: a star's light beyond its small stamp may be this bright
 
 
@@ -24,7 +25,8 @@ FAINT_SIGMA = 0.3  # of the sky: a star's light beyond its small stamp may be th
 class Sample:
     """Stars that show the PSF: stamps float32 [k, n, n] over their flux, centred, neighbours subtracted.
 
-    ``known`` bool as ``stamps``, False where a pixel was bad; ``row`` in the star list; ``sky`` its variance.
+    ``known`` bool as ``stamps``, False where a pixel was bad; ``row`` in the star list; ``sky`` its variance;
+    ``region`` int, alike for stars that no border of a stack parts.
     """
 
     stamps: np.ndarray
@@ -34,6 +36,7 @@ class Sample:
     y: np.ndarray
     flux: np.ndarray
     sky: np.ndarray
+    region: np.ndarray
     gain: float
 
     def variance(self, psf: np.ndarray) -> np.ndarray:
@@ -47,7 +50,10 @@ class Sample:
         """Return the sample of some stars."""
         return Sample(
             gain=self.gain,
-            **{k: getattr(self, k)[keep] for k in ("stamps", "known", "row", "x", "y", "flux", "sky")},
+            **{
+                k: getattr(self, k)[keep]
+                for k in ("stamps", "known", "row", "x", "y", "flux", "sky", "region")
+            },
         )
 
 
@@ -107,6 +113,7 @@ class Measurer:
             y=out[1, row],
             flux=out[2, row],
             sky=self.image.sky_variance.at(out[0, row], out[1, row]),
+            region=np.zeros(len(row), dtype=np.int64),
             gain=self.gain,
         )
         return out, sample
@@ -159,15 +166,33 @@ class Measurer:
 def _local(
     psf: PsfField, box: tuple[slice, slice], x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (framed PSFs of a cell's patches, the one of each star)."""
+    """Return (framed PSFs of a cell's patches, the one of each star).
+
+    Patches are of 256 px; stars where the amplitudes' own nodes say otherwise, by more than `UNLIKE`, get the
+    PSF of those.
+    """
     rows, columns = box
     if not len(psf.modes):
         return framed(psf.mean[None]), np.zeros(len(x), dtype=np.int64)
-    patches = Cells(
-        values=np.zeros((PATCHES, PATCHES)), shape=(rows.stop - rows.start, columns.stop - columns.start)
-    )
-    px, py = patches.middles()
-    amplitude = psf.amplitudes.at(px.ravel() + columns.start, py.ravel() + rows.start)
-    j, i = patches.cell_of(x - columns.start, y - rows.start)
-    stamps = psf.mean[None] + np.einsum("mp,mij->pij", amplitude, psf.modes)
-    return framed(stamps), (j * PATCHES + i).astype(np.int64)
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    found = [
+        _patches(psf, cell_grid(shape, pix), (columns.start, rows.start), shape, (x, y))
+        for pix in (PATCH_PIX, min(*psf.amplitudes.size, PATCH_PIX))
+    ]
+    strength = np.abs(psf.modes).max(axis=(1, 2)) / psf.mean.max()
+    (_, rough), (_, fine) = found
+    unlike = (np.abs(fine - rough) * strength[:, None]).max(axis=0) > UNLIKE
+    key = np.where(unlike, -1 - found[1][0], found[0][0])
+    amplitude = np.where(unlike, fine, rough)
+    _, first, which = np.unique(key, return_index=True, return_inverse=True)
+    stamps = psf.mean[None] + np.tensordot(amplitude[:, first].T.astype(np.float32), psf.modes, axes=1)
+    return framed(stamps), which
+
+
+def _patches(psf: PsfField, grid, corner, shape, place) -> tuple[np.ndarray, np.ndarray]:
+    """Return (the number of each star's patch, the amplitudes [m, k] of its middle)."""
+    patches = Cells(values=np.zeros(grid), shape=shape)
+    px, py = (a.ravel() for a in patches.middles())
+    j, i = patches.cell_of(place[0] - corner[0], place[1] - corner[1])
+    number = j * grid[1] + i
+    return number, psf.amplitudes.at(px + corner[0], py + corner[1])[:, number]

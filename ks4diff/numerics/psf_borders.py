@@ -1,0 +1,201 @@
+"""Straight borders across an image where what its stars show steps: those of a stack's chips and dithers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import chi2
+
+from ks4diff.numerics.psf_modes import terms
+
+FALSE_RATE = 1e-6  # of one line that is no border: some 200 independent lines are tried an image
+MOST = 12  # borders: four dithers of a chip and its neighbours have at most 16, of which few cross one chip
+SLOPES = (-0.014, -0.007, 0.0, 0.007, 0.014)  # chips of one camera are turned by less than 0.8 deg
+STEP_PIX = 24.0  # between the lines of the first search, or a 150th of the image
+CLIP = 2.5  # sigma: galaxies and blends
+LEAST_STARS = 6  # that a border sets apart
+FEWEST = 80  # stars in all: among fewer, galaxies on one side pass for a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Borders:
+    """Lines x = at + slope (y - middle), where ``upright``, or y = at + slope (x - middle); arrays [n]."""
+
+    upright: np.ndarray
+    at: np.ndarray
+    slope: np.ndarray
+    shape: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def beyond(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return bool [n, k]: which points lie right of, or above, each line."""
+        return _beyond(self.upright, self.at, self.slope, (x, y), self.shape)
+
+    def region(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return int64 [k]: a number for the side of every line that each point is on."""
+        return (self.beyond(x, y) * (1 << np.arange(len(self)))[:, None]).sum(axis=0)
+
+
+def no_borders(shape: tuple[int, int]) -> Borders:
+    """Return none."""
+    return Borders(upright=np.zeros(0, dtype=bool), at=np.zeros(0), slope=np.zeros(0), shape=shape)
+
+
+def find_borders(
+    place: np.ndarray, value: np.ndarray, error: np.ndarray, shape: tuple[int, int], order: int = 2
+) -> Borders:
+    """Return the straight lines across an image at which values step beyond their noise.
+
+    Parameters
+    ----------
+    place
+        Float [2, k]: x, y in pixels.
+    value, error
+        Float [m, k]: what the stars show, and its standard errors.
+    shape
+        (rows, columns) of the image.
+    order
+        Of the polynomial over the image that is fitted with the steps.
+
+    Returns
+    -------
+    Borders
+        Greedily: the line whose step lowers chi² most, as long as fewer than ``FALSE_RATE`` such lines were
+        better by chance, chi² in units of the values' own scatter about the model, which is clipped.
+
+    """
+    k = place.shape[1]
+    found = no_borders(shape)
+    order = max((d for d in range(order + 1) if k >= 8 * (d + 1) * (d + 2) / 2), default=0)
+    if k < FEWEST or not len(value):
+        return found
+    needed = float(chi2.isf(FALSE_RATE, len(value)))
+    smooth = terms(*(place / (np.array(shape[::-1])[:, None] / 2) - 1), order)
+    tried = _every_line(shape)
+    sides = _beyond(*tried, place, shape).astype(np.float32)
+    while len(found) < MOST:
+        gain = _gains(smooth, found.beyond(*place), value, error, sides) - _turned(tried[2])
+        best = int(np.argmax(gain))
+        if gain[best] < needed:
+            break
+        new = tuple(part[best : best + 1] for part in tried)
+        found = _refined(_with(found, new), (place, value, error), smooth, turns=1)
+    found = _refined(found, (place, value, error), smooth, turns=len(found))
+    return _needed(found, (place, value, error), smooth, needed)
+
+
+def _needed(found: Borders, data, smooth: np.ndarray, needed: float) -> Borders:
+    """Return the borders without those that the others have made needless."""
+    place, value, error = data
+    none = tuple(part[:0] for part in (found.upright, found.at, found.slope))
+    while len(found):
+        gains = []
+        for k in range(len(found)):
+            rest = _with(found, none, skip=k)
+            sides = found.beyond(*place)[k : k + 1].astype(np.float32)
+            gains.append(float(_gains(smooth, rest.beyond(*place), value, error, sides)[0]))
+        if min(gains) >= needed:
+            break
+        found = _with(found, none, skip=int(np.argmin(gains)))
+    return found
+
+
+def _turned(slope: np.ndarray) -> np.ndarray:
+    """Return the chi² that a slope must earn: exposures are turned by 0.05 deg rms, rarely by 0.5."""
+    return 4.0 * np.abs(slope) / SLOPES[-1]
+
+
+def _every_line(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    lines = []
+    for upright, n in ((True, shape[1]), (False, shape[0])):
+        step = max(STEP_PIX, n / 150)
+        at, slope = np.meshgrid(np.arange(step, n - step / 2, step), SLOPES, indexing="ij")
+        lines.append((np.full(at.size, upright), at.ravel(), slope.ravel()))
+    return tuple(np.concatenate(parts) for parts in zip(*lines, strict=True))
+
+
+def _beyond(upright, at, slope, place, shape) -> np.ndarray:
+    """Return bool [lines, k]."""
+    out = np.empty((len(at), place[0].size), dtype=bool)
+    x, y = (np.asarray(v, dtype=np.float32) for v in place)
+    for which, along, across in ((upright, x, y - shape[0] / 2), (~upright, y, x - shape[1] / 2)):
+        tilt = slope[which].astype(np.float32)[:, None]
+        out[which] = along - tilt * across > at[which].astype(np.float32)[:, None]
+    return out
+
+
+def _with(found: Borders, new, skip: int = -1) -> Borders:
+    """Return the borders with those of ``new`` (upright, at, slope), without number ``skip``."""
+    keep = np.arange(len(found)) != skip
+    parts = [
+        np.concatenate([old[keep], more])
+        for old, more in zip((found.upright, found.at, found.slope), new, strict=True)
+    ]
+    return Borders(upright=parts[0], at=parts[1], slope=parts[2], shape=found.shape)
+
+
+def _gains(
+    smooth: np.ndarray, steps: np.ndarray, value: np.ndarray, error: np.ndarray, sides: np.ndarray
+) -> np.ndarray:
+    """Return by how much chi² falls, over all values, when a step at each line of ``sides`` [l, k] is added.
+
+    0 where the line sets too few stars apart from the steps that there are.
+    """
+    design = np.concatenate([smooth, steps.T], axis=1)
+    total = np.zeros(len(sides))
+    region = (steps * (1 << np.arange(len(steps)))[:, None]).sum(axis=0)
+    apart = np.zeros(len(sides))
+    # how many stars a line cuts off within the regions that it crosses
+    for own in np.unique(region):
+        mine = sides[:, region == own]
+        high = mine.sum(axis=1)
+        apart += np.minimum(high, mine.shape[1] - high)
+    for v, e in zip(value, error, strict=True):
+        weighted, rest = _residual(design, v, e)
+        q, r = np.linalg.qr(weighted)
+        q = q[:, np.abs(np.diag(r)) > 1e-6 * np.abs(np.diag(r)).max()].astype(np.float32)
+        # a step over its errors is the side times 1 / error
+        weight = (1 / e).astype(np.float32)
+        power = sides @ weight**2
+        free = power - ((sides @ (q * weight[:, None])) ** 2).sum(axis=1)
+        hits = sides @ (rest.astype(np.float32) * weight)
+        total += np.where(free > 1e-3 * power, hits**2 / np.maximum(free, 1e-12), 0.0)
+    return np.where(apart >= LEAST_STARS, total, 0.0)
+
+
+def _residual(design: np.ndarray, value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (design over errors, residuals over their scatter, clipped, which the design cannot lower)."""
+    weighted = design / error[:, None]
+    scaled = value / error
+    now = scaled
+    for _ in range(4):
+        fit = weighted @ np.linalg.lstsq(weighted, now, rcond=1e-8)[0]
+        rest = scaled - fit
+        scatter = max(1.4826 * float(np.median(np.abs(rest))), 1.0)
+        now = fit + np.clip(rest, -CLIP * scatter, CLIP * scatter)
+    rest = now - weighted @ np.linalg.lstsq(weighted, now, rcond=1e-8)[0]
+    return weighted, rest / scatter
+
+
+def _refined(found: Borders, data, smooth: np.ndarray, turns: int) -> Borders:
+    """Return the borders, the last ``turns`` of them moved to where their steps lower chi² most."""
+    place, value, error = data
+    for _ in range(turns):
+        for reach, count in ((64.0, 33), (12.0, 25)):
+            line = (found.upright[-1:], found.at[-1:], found.slope[-1:])
+            rest = _with(found, tuple(part[:0] for part in line), skip=len(found) - 1)
+            at, slope = np.meshgrid(line[1] + np.linspace(-reach, reach, count), SLOPES)
+            near = np.full(at.size, line[0][0]), at.ravel(), slope.ravel()
+            sides = _beyond(*near, place, found.shape).astype(np.float32)
+            gain = _gains(smooth, rest.beyond(*place), value, error, sides) - _turned(near[2])
+            # of equally good ones the middle
+            top = np.flatnonzero(gain >= gain.max() * (1 - 1e-6))
+            best = top[np.argmin(np.abs(near[1][top] - np.median(near[1][top])))]
+            found = _with(rest, tuple(part[best : best + 1] for part in near))
+        # to the front, so that the next one is the last
+        order = np.roll(np.arange(len(found)), 1)
+        found = replace(found, upright=found.upright[order], at=found.at[order], slope=found.slope[order])
+    return found
