@@ -11,9 +11,14 @@ from astropy.io import fits
 from typer.testing import CliRunner
 
 from ks4diff.cli.main import app
+from ks4diff.io.fits_tables import read_candidates
+from ks4diff.io.history import History
 from ks4diff.io.packets import read_container
 from ks4diff.pipeline import run as pipeline_run
+from ks4diff.products.candidates import REJECTING_BITS
 from ks4diff.products.errors import SkipChip
+from ks4diff.products.sightings import MEASURED
+from ks4diff.stages.package import candid
 
 NJY_ZEROPOINT = 31.4
 SIZE = "896x960"
@@ -74,6 +79,28 @@ def test_the_report_says_how_many_objects_are_new(done):
     assert [one["status"] for one in told] == ["done", "done"]
     assert told[0]["n_new_objects"] >= len({alert["objectId"] for alert in alerts_of(done)[0]})
     assert told[1]["n_new_objects"] < told[1]["n_associated"]
+
+
+def test_every_candidate_is_in_the_history_as_it_was_measured(done):
+    with History(None, done).reading() as reader:
+        rows = {row["candid"]: row for row in reader.detections()}
+    tables = {path: read_candidates(path).table for path in sorted(done.glob("*/*/K/candidates.fits"))}
+    assert len(rows) == sum(map(len, tables.values())) > 100
+    alerts = {alert["candid"]: alert["objectId"] for found in alerts_of(done) for alert in found}
+    for path, table in tables.items():
+        for k, measured in enumerate(table):
+            row = rows[candid(path.parent.parent.name, "K", k)]
+            for name in MEASURED:
+                value = float(measured[name])
+                assert row[name] == (value if np.isfinite(value) else None)
+            assert row["flags"] == measured["flags"]
+            assert row["rejected"] == bool(measured["flags"] & REJECTING_BITS)
+            assert row["accepted"] == (row["candid"] in alerts)
+            if row["accepted"]:
+                assert row["object_id"] == alerts[row["candid"]]
+            # 0.4" pixels; the same error along both axes or not
+            mean = np.hypot(float(measured["x_err"]), float(measured["y_err"])) / 2**0.5
+            assert row["err_arcsec"] == pytest.approx(0.4 * mean, rel=0.05)
 
 
 class TestForced:
