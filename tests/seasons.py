@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.wcs import WCS
 
+from ks4diff.pipeline.associate import associate_exposure
+from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.products.alert import Alert, AlertCandidate, Cutouts, Provenance
 from ks4diff.products.coverage import ChipCoverage
 from ks4diff.products.sightings import MEASURED, SIGHTING, ChipSightings, ExposureSightings
@@ -17,6 +19,9 @@ from ks4diff.stages.sky_cells import ARCSEC, cells_of, positions_of, separation_
 PIXEL_ARCSEC = 0.4
 LIMIT_MMAG = 22500
 NOTHING = np.full((1, 1), np.nan, dtype=np.float32)
+CONFIG = PipelineConfig()
+HOME = (150.0, -30.0)
+MJD = 60735.8
 
 
 def coverage(ra=150.0, dec=-30.0, *, shape=(2000, 2304), limit=LIMIT_MMAG) -> ChipCoverage:
@@ -37,6 +42,13 @@ def near(ra, dec, east_arcsec, north_arcsec):
     north = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)], axis=-1)
     offset = np.asarray(east_arcsec)[..., None] * east + np.asarray(north_arcsec)[..., None] * north
     return positions_of(here + offset * ARCSEC)
+
+
+def at(east, north=0.0, place=HOME):
+    """The positions at offsets in arcseconds from a place."""
+    return near(
+        *(np.full(np.shape(np.atleast_1d(east)), x) for x in place), np.atleast_1d(east), np.atleast_1d(north)
+    )
 
 
 def sightings(  # noqa: PLR0913 - each a fact of an exposure that some test changes
@@ -201,3 +213,22 @@ def season(  # noqa: PLR0913 - the knobs of a simulation
     at = unit_vectors(*home)
     apart = separation_arcsec(at[:, None], at[None]) + np.where(np.eye(n_sources), np.inf, 0.0)
     return Season(exposures=exposures, truth=truth, nearest=apart.min(axis=1))
+
+
+def put(history, out, *exposures):
+    """Associate exposures in the order given; return the alerts of all, by candid."""
+    alerts = {}
+    for one in exposures:
+        alerts |= {alert.candid: alert for alert in associate_exposure(history, one, out, CONFIG).alerts}
+    return alerts
+
+
+def contents(history):
+    """All that a history holds, but for the folder that it was written in."""
+    with history.reading() as reader:
+        return reader.exposures(), reader.objects(), reader.detections()
+
+
+def told(alert):
+    """What the history adds to an alert."""
+    return alert.alert_id, alert.object_id, alert.alert_type, alert.history
