@@ -98,8 +98,8 @@ def _renamed(flags: np.ndarray) -> np.ndarray:
     def rename(top: int) -> None:
         strip = flags[top : top + _STRIP_ROWS]
         raised = np.not_equal(strip, 0, out=bad[top : top + _STRIP_ROWS])
-        if raised.any():
-            strip[raised] = name[strip[raised]]
+        at = np.flatnonzero(raised)
+        strip.ravel()[at] = name[strip.ravel()[at]]
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(rename, range(0, len(flags), _STRIP_ROWS)))

@@ -209,13 +209,22 @@ def _could_match(found: _Found, lists: Lists) -> int:
 def _compared(
     found: _Found, science: CalibratedChip, template: CalibratedChip, lists: Lists, config: RegisterConfig
 ) -> _Found:
-    """Return the registration with the best stars' places compared by the pixels of both images."""
+    """Return the registration with the best stars' places compared by the pixels of both images.
+
+    As it was where those places scatter more about their map than the lists' about theirs.
+    """
     ours, expected = lists.a[found.pairs[0]], lists.expected(found.pairs)
     places = on_pixels(science, template, found.fit.map, ours, expected, config.stamps)
     compared = np.isfinite(places).all(axis=1)
     theirs = np.where(compared[:, None], places, lists.b[found.pairs[1]])
     fit = fit_map(found.start, found.fit.map, (ours, theirs), expected, config.match_radius_pix, config.fit)
-    return found if fit is None else replace(found, fit=fit, compared=compared)
+    if fit is None or not compared.any():
+        return found
+    # where noise and not neighbours moves stars, a centroid can be better, most of all with unequal seeing
+    by_pixels, by_lists = (
+        np.median((np.hypot(*one.residual.T) / expected)[compared]) for one in (fit, found.fit)
+    )
+    return replace(found, fit=fit, compared=compared) if by_pixels <= by_lists else found
 
 
 def _telling(

@@ -59,6 +59,18 @@ def test_the_stated_rms_is_that_of_bright_stars(crowd):
     assert found.rms_weighted_pix < plain.rms_weighted_pix
 
 
+def test_places_that_scatter_more_than_centroids_are_not_taken(crowd, monkeypatch):
+    plain = register(*crowd, RegisterConfig(stamps=StampConfig(per_square=0, in_all=0)))
+
+    def noisy(science, template, found, points, expected, config):
+        return found.at(points) + np.random.default_rng(3).normal(0, 0.5, points.shape)
+
+    monkeypatch.setattr("ks4diff.stages.register.on_pixels", noisy)
+    found = register(*crowd, RegisterConfig())
+    np.testing.assert_array_equal(found.coefficients, plain.coefficients)
+    assert found.rms_pix == plain.rms_pix
+
+
 def test_told_rms_is_the_normal_s_and_leaves_out_what_is_far():
     residual = np.random.default_rng(5).normal(0, 0.04, (4000, 2))
     telling = np.ones(4000, dtype=bool)
