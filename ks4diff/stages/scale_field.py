@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ks4diff.numerics import polynomial
+from ks4diff.numerics.scatter import excess_scatter
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.stages.star_photometry import StarRatios
 
 NODE_PIX = 256  # of the scale's map
+CHIP_PIX = 9232.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class ScaleConfig:
 
     max_degree: int = 3  # optics and illumination; what is finer is left to the cells
     stars_per_term: int = 12  # of the polynomial
+    slope: float = 0.02  # of the response over half a whole chip, believed where stars prove no polynomial
     gain_per_term: float = 4.0  # of chi²: a term of 2 sigma is kept
     # change of a ratio per 1 / (S/N), at most about: where one exposure's PSF is the highest, a median stack
     # holds the larger of two others, 0.56 sigma too much, where it is the lowest as much too little
@@ -74,10 +77,15 @@ def scale_field(
     u, v = 2 * stars.x / shape[1] - 1, 2 * stars.y / shape[0] - 1
     faint = 1 / stars.snr - 1 / config.reference_snr
     degree = _degree((u, v), y, (noise, faint), config)
+    known = np.append(np.zeros(polynomial.n_terms(max(degree, 1))), config.noise_term**-2)
+    if degree == 0:
+        # not a constant: that would state the error of one
+        known[1:3] = (config.slope * max(shape) / CHIP_PIX) ** -2.0
+        degree = 1
     n = polynomial.n_terms(degree)
     design = np.concatenate([polynomial.design(u, v, degree), faint[:, None]], axis=1)
     strips = _membership(stars, amplifiers, config)
-    fit, chosen = _with_amplifiers(design, y, noise, strips, config)
+    fit, chosen = _with_amplifiers(design, y, noise, strips, config, known)
     factors = _factors(fit, chosen, n + 1, strips, len(amplifiers))
     grid = cell_grid(shape, CELL_PIX)
     cells = Cells(values=np.zeros(grid), shape=shape)
@@ -103,11 +111,15 @@ def scale_field(
 
 
 def _with_amplifiers(
-    design: np.ndarray, y: np.ndarray, noise: np.ndarray, strips: np.ndarray, config: ScaleConfig
+    design: np.ndarray,
+    y: np.ndarray,
+    noise: np.ndarray,
+    strips: np.ndarray,
+    config: ScaleConfig,
+    known: np.ndarray,
 ) -> tuple[_Fit, list[int]]:
     """Return (fit, the amplifiers that have a factor in it, after the terms of ``design``)."""
     count = strips.shape[1]
-    known = np.append(np.zeros(design.shape[1] - 1), config.noise_term**-2)
     fit = _fitted(design, y, noise, config, known)
     chosen: list[int] = []
     while len(chosen) < count - 1:
@@ -185,7 +197,7 @@ def _fitted(
         normal += np.diag(prior)
         covariance = np.linalg.inv(normal)
         solution = covariance @ (design.T @ (weight * y))
-        scatter = max(_excess(y - design @ solution, noise), config.least_scatter)
+        scatter = max(excess_scatter(y - design @ solution, noise), config.least_scatter)
     # outliers that Huber holds down leave the errors of the mean a tenth larger than the weights say
     return _Fit(
         solution=solution,
@@ -195,20 +207,6 @@ def _fitted(
         scatter=scatter,
         keep=keep,
     )
-
-
-def _excess(residual: np.ndarray, noise: np.ndarray) -> float:
-    """Return the scatter that makes the median squared pull that of a normal, 0.455; 0 where noise does."""
-    low, high = 0.0, 10.0 * float(np.median(np.abs(residual))) + 1e-9
-    if np.median(np.abs(residual) / np.maximum(noise, 1e-12)) <= 0.6745:
-        return 0.0
-    for _ in range(14):
-        middle = 0.5 * (low + high)
-        if np.median(np.abs(residual) / np.hypot(noise, middle)) > 0.6745:
-            low = middle
-        else:
-            high = middle
-    return high
 
 
 def _membership(stars: StarRatios, amplifiers, config: ScaleConfig) -> np.ndarray:
