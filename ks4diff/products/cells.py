@@ -54,14 +54,21 @@ class Cells:
         high, wide = self.size
         y = np.arange(*rows.indices(self.shape[0]), dtype=np.float64)
         x = np.arange(*columns.indices(self.shape[1]), dtype=np.float64)
+        row, down = _between(y, high, self.values.shape[-2])
         column, along = _between(x, wide, self.values.shape[-1])
         right = np.minimum(column + 1, self.values.shape[-1] - 1)
-        v = self.values.astype(np.float32, copy=False)
-        across = v[..., column] + (v[..., right] - v[..., column]) * along.astype(np.float32)
-        row, down = _between(y, high, self.values.shape[-2])
-        below = np.minimum(row + 1, self.values.shape[-2] - 1)
         part = down.astype(np.float32)[:, None]
-        return across[..., row, :] + (across[..., below, :] - across[..., row, :]) * part
+        out = np.empty((*self.values.shape[:-2], len(y), len(x)), dtype=np.float32)
+        # row by row of cells: no gathering of whole planes
+        for start in np.flatnonzero(np.diff(row, prepend=-1)):
+            stop = start + int(np.count_nonzero(row == row[start]))
+            pair = np.minimum([row[start], row[start] + 1], self.values.shape[-2] - 1)
+            v = self.values[..., pair, :].astype(np.float32, copy=False)
+            across = v[..., column] + (v[..., right] - v[..., column]) * along.astype(np.float32)
+            upper, lower = across[..., :1, :], across[..., 1:, :]
+            np.multiply(lower - upper, part[start:stop], out=out[..., start:stop, :])
+            out[..., start:stop, :] += upper
+        return out
 
     def boxes(self) -> list[tuple[int, int, slice, slice]]:
         """Return (j, i, rows, columns) of every cell: its indices and the pixels that it holds."""
