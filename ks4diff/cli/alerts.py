@@ -80,25 +80,36 @@ def resend(
     out: OutArgument,
     kafka: KafkaOption,
     deadline: Annotated[float, typer.Option(min=1, help="Give up after this many seconds.")] = _DEADLINE_S,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="History that the run was given, if one was.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings of the run.")] = None,
+    topic: Annotated[str, typer.Option(help="Topic of alerts that waited for the history.")] = DEFAULT_TOPIC,
     as_json: JsonOption = False,
 ) -> None:
     """Send every alert of OUT's outbox that Kafka has not acknowledged, refused ones too.
 
-    Exit code 3 when some are still undelivered.
+    Before that, exposures that wait for a history that was away are put into it. Exit code 3 when some are
+    still undelivered.
 
     Example: ks4diff alerts resend out --kafka localhost:9092
     """
     from ks4diff.io.outbox import Outbox, read_status
-    from ks4diff.io.sinks import send_outbox
+    from ks4diff.io.sinks import KafkaSink, check_topic, send_outbox
+    from ks4diff.io.spool import Spool
     from ks4diff.io.stream import AlertProducer
 
+    check_topic(topic)
     producer = AlertProducer(kafka)
-    path = out / "outbox.db"
-    read_status(path)  # an absent outbox is an error, not one to make
+    path, spool = out / "outbox.db", Spool(out)
+    if not spool.waiting():
+        read_status(path)  # an absent outbox is an error, not one to make
     outbox = Outbox(path)
     try:
         if not outbox.is_sender:
             log.warning("%s: another process is sending from this outbox", path)
+        if spool.waiting():
+            _put_in(out, (database, config), KafkaSink(outbox, producer, topic=topic))
         outbox.revive()
         summary = send_outbox(outbox, producer, deadline_s=deadline)
     finally:
@@ -106,8 +117,32 @@ def resend(
         outbox.close()
     counts = {"acknowledged": summary.acknowledged, "waiting": summary.waiting, "dead": summary.dead}
     _counts(counts, as_json=as_json)
-    if summary.waiting or summary.dead:
+    if spool.waiting():
+        print(f"exposures whose alerts wait for the history: {spool.waiting()}", file=sys.stderr)
+    if summary.waiting or summary.dead or spool.waiting():
         raise typer.Exit(3)
+
+
+def _put_in(out: Path, settings: tuple[str | None, Path | None], sink: Any) -> None:
+    """Put what waits into the history, its alerts into the archive and ``sink``."""
+    from ks4diff.io.history import History
+    from ks4diff.io.sinks import ArchiveSink, TeeSink
+    from ks4diff.pipeline.config import read_config
+    from ks4diff.pipeline.ledger import Ledger, begin
+    from ks4diff.pipeline.run import exposure_folder
+
+    database, config = settings
+    archive = ArchiveSink(
+        lambda name: exposure_folder(out, name) / "alerts.avro", database=out / "ks4diff.db"
+    )
+    ledger = Ledger(
+        history=History(database, out),
+        out=out,
+        config=read_config(config),
+        deliver=TeeSink(archive, sink).emit,
+        report_of=lambda one: exposure_folder(out, one.exposure) / "report.json",
+    )
+    begin(ledger)
 
 
 @app.command()

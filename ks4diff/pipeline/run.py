@@ -59,9 +59,9 @@ class Edges:
 
 
 def exposure_folder(out: Path, name: str) -> Path:
-    """Return where an exposure's results go: OUT/<night>/<exposure>."""
+    """Return where an exposure's results go: OUT/<night>/<exposure>, OUT itself of no KMTNet exposure."""
     known = parse_exposure_name(name)
-    return out / ("" if known is None else known.night) / name
+    return out if known is None else out / known.night / name
 
 
 def exposures_of(paths: Sequence[Path]) -> list[ExposureFiles]:

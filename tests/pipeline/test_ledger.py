@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ks4diff.cli.main import app
 from ks4diff.io import history_engine
 from ks4diff.io.history import History, HistoryWriter
 from ks4diff.io.packets import container_bytes, read_container
@@ -158,6 +161,26 @@ class TestOutages:
         begin(ledger)  # the next start
         assert [record["candid"] for record in delivered(tmp_path)] == one.table["candid"].tolist()
         assert settle(ledger) == {}
+
+    def test_resend_puts_in_what_waits(self, postgres_server, database, kafka_broker, tmp_path):
+        url, one = database(), sightings(0, MJD, *at([0, 40]))
+        ledger = ledger_of(url, tmp_path)
+        postgres_server.stop()
+        words = ["alerts", "resend", tmp_path, "--kafka", kafka_broker.servers, "--database", url]
+        words += ["--topic", "of-those-that-waited", "--json"]
+        try:
+            submit(one, ledger)
+            away = CliRunner().invoke(app, list(map(str, words)))
+        finally:
+            postgres_server.start()
+        assert away.exit_code == 3
+        assert "wait for the history: 1" in away.stderr
+        back = CliRunner().invoke(app, list(map(str, words)))
+        assert back.exit_code == 0, back.output
+        assert json.loads(back.stdout)["acknowledged"] == 2
+        archived = read_container(tmp_path / "20250301" / one.exposure / "alerts.avro").records
+        assert [record["candid"] for record in archived] == one.table["candid"].tolist()
+        assert len(contents(History(url, tmp_path))[2]) == 2
 
     def test_a_bug_over_one_exposure_holds_up_no_other(self, tmp_path, monkeypatch):
         real, run = ledger_module.associate_exposure, [sightings(k, MJD + k, *at(0)) for k in range(3)]
