@@ -38,10 +38,15 @@ from ks4diff.pipeline.run import POINTING_ERROR_PIX
 from ks4diff.pipeline.simulate import simulate
 from ks4diff.pipeline.simulate_config import simulate_config
 from ks4diff.pipeline.templates import template_for
+from ks4diff.products.chip import CalibratedChip
+from ks4diff.products.registration import Registration
 from ks4diff.stages import calibrate as calibrate_stage
+from ks4diff.stages.align import align
 from ks4diff.stages.astrometry import first_wcs
 from ks4diff.stages.footprint import chip_footprint
+from ks4diff.stages.match import match
 from ks4diff.stages.mosaic import as_template
+from ks4diff.stages.register import register
 from ks4diff.stages.signature import remove_signature
 
 PARTS = ("reduce_chip", "find_stars", "model_psf", "measure_noise")  # of calibrate, where they are so called
@@ -95,7 +100,22 @@ def timed(clock: dict[str, float], name: str, work: Callable) -> Callable:
     return run
 
 
-def one_pass(folder: Path, store: TemplateStore, config: PipelineConfig) -> dict[str, Any]:
+def matched(
+    science: CalibratedChip, template: CalibratedChip, config: PipelineConfig, clock: Stages
+) -> Registration:
+    """Do what comes before the subtraction, in the order of `subtract_chips`; return the registration."""
+    with clock.step("register"):
+        registration = register(science, template, config.register)
+    with clock.step("align"):
+        aligned = align(template, science, registration, config.calibrate.psf)
+    with clock.step("match"):
+        match(science, aligned, config.match)
+    return registration
+
+
+def one_pass(
+    folder: Path, store: TemplateStore, config: PipelineConfig, *, until_match: bool
+) -> dict[str, Any]:
     """Return seconds per stage and the peak memory before and after the subtraction of one chip."""
     clock, parts = Stages(), {}
     (files,) = find_exposures([folder / "raw"])
@@ -119,14 +139,18 @@ def one_pass(folder: Path, store: TemplateStore, config: PipelineConfig) -> dict
         for name, work in plain.items():
             setattr(calibrate_stage, name, work)
     del raw
-    done = subtract_chips(science, template, config, clock)
+    if until_match:
+        registration, candidates = matched(science, template, config, clock), 0
+    else:
+        done = subtract_chips(science, template, config, clock)
+        registration, candidates = done.registration, len(done.candidates)
     return {
         "seconds": {**clock.seconds, **parts},
         "cpu": clock.cpu,
         "peaks": clock.peaks,
         "stars": len(science.stars),
-        "matched": done.registration.n_matched,
-        "candidates": len(done.candidates),
+        "matched": registration.n_matched,
+        "candidates": candidates,
     }
 
 
@@ -149,7 +173,7 @@ def floor_seconds(shape: tuple[int, int], n: int) -> tuple[float, float]:
     return best[0], best[1]
 
 
-def child(folder: Path, n: int) -> None:
+def child(folder: Path, n: int, *, until_match: bool) -> None:
     """Print the passes as JSON: the body of the process whose memory is measured."""
     logging.disable(logging.ERROR)
     with tempfile.TemporaryDirectory() as place:
@@ -158,14 +182,18 @@ def child(folder: Path, n: int) -> None:
         subprocess.run(
             [sys.executable, "-m", "benchmarks.bench_chip", "--ingest", place, str(tile)], check=True
         )
-        passes = [one_pass(folder, TemplateStore(Path(place)), PipelineConfig()) for _ in range(n)]
+        passes = [
+            one_pass(folder, TemplateStore(Path(place)), PipelineConfig(), until_match=until_match)
+            for _ in range(n)
+        ]
     del store
     print(json.dumps(passes))
 
 
-def report(folder: Path, n: int, label: str) -> dict[str, float]:
+def report(folder: Path, n: int, label: str, *, until_match: bool) -> dict[str, float]:
     """Run the passes in a fresh process, print the table and return the best seconds per stage."""
     words = [sys.executable, "-m", "benchmarks.bench_chip", "--child", str(folder), "--passes", str(n)]
+    words += ["--until-match"] if until_match else []
     out = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
     passes = json.loads(out.splitlines()[-1])
     names = list(passes[0]["seconds"])
@@ -187,6 +215,7 @@ def main() -> None:
     parser.add_argument("--small", type=Path, default=Path("/tmp/full/sky2k"), help="a 2k chip beside it")
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--full-only", action="store_true", help="leave the 2k chip out")
+    parser.add_argument("--until-match", action="store_true", help="leave out the subtraction and all after")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--ingest", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -195,19 +224,23 @@ def main() -> None:
         add_tile(TemplateStore(options.ingest[0]), options.ingest[1], TileOptions(band="R"))
         return
     if options.child:
-        child(options.child, options.passes)
+        child(options.child, options.passes, until_match=options.until_match)
         return
     print(machine(), f"load {os.getloadavg()[0]:.2f}, best of {options.passes}")
     if not options.full_only:
-        report(sky(options.small, (2048, 2048)), options.passes, "2048x2048")
-    best = report(sky(options.sky, (9216, 9232)), options.passes, "9216x9232")
+        report(sky(options.small, (2048, 2048)), options.passes, "2048x2048", until_match=options.until_match)
+    best = report(
+        sky(options.sky, (9216, 9232)), options.passes, "9216x9232", until_match=options.until_match
+    )
     accuracy = sum(best.get(name, 0.0) for name in ACCURACY)
-    patches, whole = floor_seconds((9232, 9216), 3)
     print(f"  load now {os.getloadavg()[0]:.2f}")
     print(
         f"registration + warp + PSFs + scale: {accuracy:.2f} s (promised {PROMISED_S:g}), "
         f"peak {best['peak']:.2f} GB (promised {PROMISED_GB:g})"
     )
+    if options.until_match:
+        return
+    patches, whole = floor_seconds((9232, 9216), 3)
     print(
         f"subtract: {best['subtract']:.2f} s (promised {PROMISED_S:g}); {FLOOR_FFTS} real FFTs: "
         f"{patches:.2f} s in patches of {FLOOR_PATCH}, {whole:.2f} s whole; "
