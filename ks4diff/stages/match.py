@@ -33,7 +33,7 @@ class MatchConfig:
     """How the two images are compared."""
 
     min_pixels: int = 1000  # in common
-    min_stars: int = 10  # with fewer the pixels decide
+    min_stars: int = 4  # with fewer the pixels decide: in sparse images those are mostly sky (scale 64 % off)
     crowded_pix: float = 3.0e6  # smaller images than this ...
     crowded_sky: float = 0.35  # ... with a smaller share of sky are matched by their pixels
     scale_range: float = 1000.0  # a flux scale farther from 1 than this factor is no match
