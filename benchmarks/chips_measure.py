@@ -33,6 +33,7 @@ from ks4diff.stages.register import register, template_position
 GRID = 8  # positions a side at which a cell's registration is compared
 FAIR_SN = 10.0  # of a star that both images are said to show
 TELLING_SN, TELLING_STARS = 50.0, 30  # issue 4: what a cell needs for the absolute limits to hold
+PLACES_SAID = 16  # stars of a cell at whose places the PSFs' light is summed
 UNFADED = 0.75  # of a stamp's half-width: within, PSF stamps hold all of the light that they model
 WING_SMOOTH = 5  # pixels over which a PSF's wings are averaged before their largest error is taken
 
@@ -287,13 +288,19 @@ def scale_row(geometry: Geometry, stamps: TrueStamps, some, matched, amplifiers)
     counts = rows["flux"][use] / gains[which], stars.template_counts[use] / geometry.area(x, y)
     own = stamps.psf.reshape(-1, *light.shape)[stars.cell[use][0]]
     middle = (np.array([x.mean()]), np.array([y.mean()]))
-    said = [_light(psf.at(*(float(v[0]) for v in middle)), half) for psf in (chip.psf, template.psf)]
+    # here and there in the cell: a border of the stack may lie across it
+    spread = np.linspace(0, len(x) - 1, min(len(x), PLACES_SAID)).astype(int)
+    said = [
+        np.array([_light(psf.at(float(x[k]), float(y[k])), half) for k in spread])
+        for psf in (chip.psf, template.psf)
+    ]
+    claimed = float(np.mean(said[0] / said[1]))
     model = match.scale.at(x, y)
     for step in match.amplifiers:
         of_it = (x >= step.x0 - 0.5) & (x < step.x1 - 0.5) & (y >= step.y0 - 0.5) & (y < step.y1 - 0.5)
         model = np.where(of_it, model * step.factor, model)
     true = counts[0] * own[light].sum() / (counts[1] * kept[use])
-    error = model * said[0] / said[1] / true - 1
+    error = model * claimed / true - 1
     all_kept = stamps.kept_of(stars.cell[use], stars.dithers[use], np.ones_like(light))
     all_true = counts[0] * own.sum() / (counts[1] * all_kept)
     parts = [error[which == k].mean() for k in np.unique(which)]

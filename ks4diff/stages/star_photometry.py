@@ -18,8 +18,8 @@ WORKERS = 2
 class StarRatioConfig:
     """Which sources are compared, and over what disc."""
 
-    block_pix: int = 512  # one pair of PSFs each: half a cell, over which a PSF changes by less than 1 %
-    stars_per_block: int = 40  # brightest first; 36 of S/N 50 give 0.3 %
+    block_pix: int = 256  # one pair of PSFs each: as finely as a PSF follows the borders of a stack
+    stars_per_block: int = 10  # brightest first; 36 of S/N 50 in four blocks give 0.3 %
     faintest_snr: float = 15.0  # of the flux in the star list: fainter stars add nothing but blends
     enough_clean: int = 20  # over a chip: then unclean ones, among them cosmic rays, are left out
     farthest_ratio: float = 1.5  # from the chip's median
@@ -28,7 +28,7 @@ class StarRatioConfig:
     # ... where a block has enough, this: a median of unlike exposures shows faint stars as their mean would,
     # with a core that was 5 % fainter at S/N 30 than at 500
     better_snr: float = 60.0
-    enough_in_block: int = 8  # to have a middle of its own
+    enough_in_block: int = 4  # to have a middle of its own
     width: float = 1.4  # of the weights over the common PSF's: an error of a PSF's width of 1 % costs 0.3 %
     level_width: float = 2.0  # of the level's weights over these: its noise adds a tenth
     inner_fwhm: float = 2.0  # radius within which every pixel must be good
