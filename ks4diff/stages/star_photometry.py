@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class StarRatioConfig:
 
     block_pix: int = 256  # one pair of PSFs each: as finely as a PSF follows the borders of a stack
     stars_per_block: int = 10  # brightest first; 36 of S/N 50 in four blocks give 0.3 %
+    stars_in_all: int = 40  # at least, also where blocks are few
     faintest_snr: float = 15.0  # of the flux in the star list: fainter stars add nothing but blends
     enough_clean: int = 20  # over a chip: then unclean ones, among them cosmic rays, are left out
     farthest_ratio: float = 1.5  # from the chip's median
@@ -60,6 +61,8 @@ def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRat
     shape = chip.image.shape
     cells = Cells(values=np.empty(cell_grid(shape, config.block_pix)), shape=shape)
     boxes = cells.boxes()
+    wanted = max(config.stars_per_block, config.stars_in_all // len(boxes))
+    config = replace(config, stars_per_block=wanted)
     s = chip.stars
     order = np.argsort(-s.flux, kind="stable")
     inside = (s.x > -0.5) & (s.x < shape[1] - 0.5) & (s.y > -0.5) & (s.y < shape[0] - 0.5)
