@@ -9,7 +9,8 @@ import uuid
 import pytest
 from typer.testing import CliRunner
 
-from ks4diff.cli.alerts import DEFAULT_TOPIC, app
+from ks4diff.cli.alerts import app
+from ks4diff.cli.alerts_options import DEFAULT_TOPIC
 from ks4diff.cli.output import alert_line, json_record
 from ks4diff.io import sinks
 from ks4diff.io.outbox import Outbox, Outcome, State, read_status
