@@ -12,8 +12,9 @@ from typing import Any
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
+from ks4diff.io.kafka_settings import KafkaConfig, client_options, parse_servers
 from ks4diff.io.packets import read_container
-from ks4diff.io.stream import knock, parse_servers, reason_of
+from ks4diff.io.stream import knock, reason_of
 from ks4diff.products.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def tail(
     group: str | None = None,
     limit: int | None = None,
     timeout_s: float | None = None,
+    settings: KafkaConfig | None = None,
 ) -> Iterator[Received]:
     """Yield the alerts of a topic as they come; a copy of an alert seen before is dropped.
 
@@ -62,16 +64,19 @@ def tail(
         Stop after this many alerts.
     timeout_s
         Stop when nothing has come for this long. None: go on until stopped.
+    settings
+        TLS and SASL; the environment goes before it.
 
     Raises
     ------
     ConfigError
-        When ``servers`` is malformed.
+        When ``servers`` or ``settings`` are malformed.
     InputError
         When no server answers.
 
     """
-    consumer = _consumer(parse_servers(servers), group=group, from_beginning=from_beginning)
+    options = client_options(settings)
+    consumer = _consumer(parse_servers(servers), options, group=group, from_beginning=from_beginning)
     try:
         if group is not None:
             consumer.subscribe([topic])
@@ -130,7 +135,9 @@ def _decode(message: Any) -> Received | None:
     )
 
 
-def _consumer(servers: list[str], *, group: str | None, from_beginning: bool) -> KafkaConsumer:
+def _consumer(
+    servers: list[str], options: dict[str, Any], *, group: str | None, from_beginning: bool
+) -> KafkaConsumer:
     try:
         knock(servers, 5.0)
         return KafkaConsumer(
@@ -142,6 +149,7 @@ def _consumer(servers: list[str], *, group: str | None, from_beginning: bool) ->
             allow_auto_create_topics=False,
             bootstrap_timeout_ms=5000,
             reconnect_backoff_max_ms=1000,
+            **options,
         )
     except (kafka_errors.KafkaError, OSError) as error:
         raise InputError(f"Kafka at {','.join(servers)}: no answer ({reason_of(error)})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,11 +12,10 @@ from typing import Any, Protocol
 
 from ks4diff.io.alert_index import AlertIndex
 from ks4diff.io.atomic import atomic_write_bytes
+from ks4diff.io.kafka_settings import DEFAULT_TOPIC, check_topic, parse_servers
 from ks4diff.io.outbox import Message, Outbox, Outcome, State
 from ks4diff.io.packets import container_bytes
-from ks4diff.products.errors import ConfigError
 
-DEFAULT_TOPIC = "ks4.alerts.v1"
 _BATCH = 200  # messages handed to the producer at a time: about 10 MB
 
 Record = dict[str, Any]
@@ -232,16 +230,8 @@ def open_sink(
 def check_destination(kafka: str | None, topic: str) -> None:
     """Raise ConfigError when servers or topic are malformed; touches neither network nor disk."""
     if kafka is not None:
-        from ks4diff.io.stream import parse_servers
-
         check_topic(topic)
         parse_servers(kafka)
-
-
-def check_topic(topic: str) -> None:
-    """Raise ConfigError unless Kafka allows the topic's name."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) or topic in {".", ".."}:
-        raise ConfigError(f"topic {topic!r}: use letters, digits, '.', '_' and '-', at most 249")
 
 
 def _message(exposure: str, topic: str, record: Record) -> Message:

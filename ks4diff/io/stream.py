@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import socket
 import time
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka import errors as kafka_errors
 
+from ks4diff.io.kafka_settings import KafkaConfig, client_options, parse_servers
 from ks4diff.io.outbox import Message, Outcome, State
 from ks4diff.io.packets import CONTENT_TYPE
-from ks4diff.products.errors import ConfigError
 
 log = logging.getLogger(__name__)
 # A broker that is away makes kafka-python log every attempt; what matters we log once, ourselves.
@@ -38,23 +37,6 @@ _PERMANENT = (
 )
 
 
-def parse_servers(servers: str) -> list[str]:
-    """Return ``"HOST:PORT[,HOST:PORT...]"`` as a list.
-
-    Raises
-    ------
-    ConfigError
-        When a part is not HOST:PORT.
-
-    """
-    parts = [part.strip() for part in servers.split(",")]
-    for part in parts:
-        match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):(\d{1,5})", part)
-        if not match or not 0 < int(match[2]) < 65536:
-            raise ConfigError(f"--kafka {servers!r}: expected HOST:PORT[,HOST:PORT...]")
-    return parts
-
-
 class AlertProducer:
     """One idempotent producer for the life of a run, connected when first needed.
 
@@ -66,6 +48,8 @@ class AlertProducer:
     ----------
     servers
         ``"HOST:PORT[,HOST:PORT...]"``.
+    settings
+        TLS and SASL; the environment goes before it.
     bootstrap_timeout_s
         Longest wait for a first connection.
     delivery_timeout_s
@@ -74,9 +58,15 @@ class AlertProducer:
     """
 
     def __init__(
-        self, servers: str, *, bootstrap_timeout_s: float = 3.0, delivery_timeout_s: float = 20.0
+        self,
+        servers: str,
+        settings: KafkaConfig | None = None,
+        *,
+        bootstrap_timeout_s: float = 3.0,
+        delivery_timeout_s: float = 20.0,
     ) -> None:
         self._servers = parse_servers(servers)
+        self._options = client_options(settings)
         self._bootstrap_timeout_s = bootstrap_timeout_s
         self._delivery_timeout_s = delivery_timeout_s
         self._producer: KafkaProducer | None = None
@@ -148,6 +138,7 @@ class AlertProducer:
             request_timeout_ms=delivery_ms // 2,
             delivery_timeout_ms=delivery_ms,
             reconnect_backoff_max_ms=1000,
+            **self._options,
         )
 
     def _make_topics(self, topics: set[str]) -> None:
@@ -160,6 +151,7 @@ class AlertProducer:
             client_id="ks4diff",
             bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=timeout_ms,
+            **self._options,
         )
         try:
             new = missing - set(admin.list_topics())
