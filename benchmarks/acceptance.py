@@ -54,8 +54,8 @@ def moa_event(realdata: Path) -> list[Row]:
 def decam_transient(realdata: Path) -> list[Row]:
     """Find the DECam transient above the five dipoles."""
     with tempfile.TemporaryDirectory() as folder:
-        science = _mean_of_five(realdata, "04", Path(folder))
-        reference = _mean_of_five(realdata, "18", Path(folder))
+        science = mean_of_five(realdata, "04", Path(folder))
+        reference = mean_of_five(realdata, "18", Path(folder))
         result = process_pair(read_chip(science), read_chip(reference), PipelineConfig())
     place, distance, scorr = _nearest(result, 129, 128)
     above = [dipole for dipole in DIPOLES if _nearest(result, *dipole, within=6)[0] < place]
@@ -167,7 +167,7 @@ def _moa(realdata: Path, science: str, reference: str) -> PairResult:
     return process_pair(first, second, PipelineConfig())
 
 
-def _mean_of_five(realdata: Path, epoch: str, folder: Path) -> Path:
+def mean_of_five(realdata: Path, epoch: str, folder: Path) -> Path:
     """Write the mean of an epoch's five aligned frames, with the gain that a mean of five has."""
     paths = sorted((realdata / SFFT).glob(f"DEC-OBS{epoch}?.mini.fits"))
     header = fits.getheader(paths[0])
