@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -53,6 +54,27 @@ def exposure_schema(version: str | None = None) -> dict[str, Any]:
 
     """
     return _load("exposure", version or EXPOSURE_VERSION, "exposure")
+
+
+@lru_cache(maxsize=1)
+def field_names() -> frozenset[str]:
+    """Return the dotted names of the fields of all our schemas, ``a.*`` for a map whose names are free."""
+    schemas = [alert_schema(version) for version in schema_versions()] + [exposure_schema()]
+    return frozenset(name for schema in schemas for name in _names(schema, ""))
+
+
+def _names(kind: Any, prefix: str) -> Iterator[str]:
+    if isinstance(kind, list):  # a union
+        for one in kind:
+            yield from _names(one, prefix)
+    elif isinstance(kind, dict) and kind["type"] == "record":
+        for field in kind["fields"]:
+            yield prefix + field["name"]
+            yield from _names(field["type"], f"{prefix}{field['name']}.")
+    elif isinstance(kind, dict) and kind["type"] == "array":
+        yield from _names(kind["items"], prefix)
+    elif isinstance(kind, dict) and kind["type"] == "map":
+        yield f"{prefix}*"
 
 
 def schema_json(version: str | None = None, *, exposure: bool = False) -> str:
