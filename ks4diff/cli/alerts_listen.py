@@ -1,68 +1,92 @@
-"""``ks4diff alerts tail``: alerts as they come."""
+"""``ks4diff alerts tail``: alerts as they come from Kafka."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ks4diff.cli.alerts_options import DEFAULT_TOPIC, JsonOption, KafkaOption
-from ks4diff.cli.alerts_show import file_stem, print_alert
+from ks4diff.cli.alerts_options import (
+    DEFAULT_TOPIC,
+    ConeOption,
+    EventOption,
+    FilterOption,
+    JsonOption,
+    KafkaOption,
+    LimitOption,
+    MinRbOption,
+    SaveOption,
+    TopicOption,
+    wanted_by,
+)
+from ks4diff.cli.alerts_show import print_alert, save_alert
 
 log = logging.getLogger(__name__)
 
 
-def tail(
+def tail(  # noqa: PLR0913 - a command's options are one each for people, not coupling
     kafka: KafkaOption,
-    topic: Annotated[str, typer.Option(help="Kafka topic.")] = DEFAULT_TOPIC,
+    topic: TopicOption = DEFAULT_TOPIC,
     from_beginning: Annotated[
         bool,
         typer.Option("--from-beginning/--latest", help="From the oldest alert kept, or the next to come."),
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many alerts shown.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Go on where this group was, and share the topic within it."),
+    ] = None,
+    seen: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Drop copies of alerts shown before a restart too: kept here."),
+    ] = None,
+    limit: LimitOption = None,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Stop when nothing has come for this many seconds.")
     ] = None,
-    min_rb: Annotated[float | None, typer.Option(help="Show only alerts of at least this rb.")] = None,
+    min_rb: MinRbOption = None,
+    expression: FilterOption = None,
+    cone: ConeOption = None,
+    event: EventOption = None,
     as_json: JsonOption = False,
-    save: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also save each shown alert as DIR/<alertId>.avro.")
-    ] = None,
+    save: SaveOption = None,
 ) -> None:
     """Print alerts as they come from Kafka, each once, one line each.
 
-    Example: ks4diff alerts tail --kafka localhost:9092 --from-beginning --limit 10
+    With --group, an alert's place is committed once it is printed and saved. How many are still to come is
+    told on stderr.
+
+    Example: ks4diff alerts tail --kafka localhost:9092 --group mine --filter "rb > 0.9 and scorr > 9"
     """
     from ks4diff.io import listen
-    from ks4diff.io.atomic import atomic_write_bytes
-    from ks4diff.io.sinks import check_topic
+    from ks4diff.io.kafka_settings import check_topic
+    from ks4diff.io.seen import Seen
 
     check_topic(topic)
+    logging.getLogger(listen.__name__).setLevel(logging.INFO)
+    choice = listen.Choice(
+        wanted=wanted_by(min_rb, expression, cone, event), seen=None if seen is None else Seen(seen)
+    )
+    received = listen.tail(
+        kafka,
+        topic=topic,
+        from_beginning=from_beginning,
+        group=group,
+        limit=limit,
+        timeout_s=timeout,
+        choice=choice,
+    )
     shown = 0
-    received = listen.tail(kafka, topic=topic, from_beginning=from_beginning, timeout_s=timeout)
     try:
         for alert in received:
-            if not _good_enough(alert.record, min_rb):
-                continue
             if save is not None:
-                atomic_write_bytes(save / f"{file_stem(alert.record)}.avro", alert.payload)
+                save_alert(alert.record, alert.payload, save)
             place = {"topic": alert.topic, "partition": alert.partition, "offset": alert.offset}
             print_alert(alert.record, as_json=as_json, kafka=place)
             shown += 1
-            if shown == limit:
-                break
     except KeyboardInterrupt:
         pass  # how a tail without bounds is ended
     finally:
         received.close()
     log.info("%d alerts shown", shown)
-
-
-def _good_enough(record: dict[str, Any], min_rb: float | None) -> bool:
-    if min_rb is None:
-        return True
-    candidate = record.get("candidate")
-    rb = candidate.get("rb") if isinstance(candidate, dict) else None
-    return rb is not None and rb >= min_rb

@@ -1,14 +1,59 @@
-"""Options that several of the ``ks4diff alerts`` commands have."""
+"""Options that several of the ``ks4diff alerts`` commands have, and the cuts that they mean."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 DEFAULT_TOPIC = "ks4.alerts.v1"  # that of io/sinks.py, repeated so that --help loads no database driver
 
 KafkaOption = Annotated[str, typer.Option("--kafka", metavar="HOST:PORT[,...]", help="Kafka servers.")]
+TopicOption = Annotated[str, typer.Option(help="Kafka topic.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output, without the stamps.")]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder that a run wrote, with outbox.db.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many alerts shown.")]
+SaveOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Also save each as DIR/<alertId>.avro, its stamps as .png."),
+]
+MinRbOption = Annotated[float | None, typer.Option(help="Only alerts of at least this rb.")]
+FilterOption = Annotated[
+    str | None,
+    typer.Option("--filter", metavar="EXPR", help='Only alerts of which this is true, as "scorr > 9".'),
+]
+ConeOption = Annotated[
+    str | None,
+    typer.Option("--cone", metavar="RA,DEC,RADIUS", help="Only alerts in this circle, degrees."),
+]
+EventOption = Annotated[
+    str | None,
+    typer.Option("--event", metavar="NAME", help="Only alerts that may belong to this event, as S190814bv."),
+]
+
+
+def wanted_by(
+    min_rb: float | None, expression: str | None, cone: str | None, event: str | None, **more: str | None
+) -> Callable[[dict[str, Any]], bool]:
+    """Return whether a record is wanted, by the options and further cuts of `AlertCuts`.
+
+    Raises
+    ------
+    ConfigError
+        When an expression or a cone is malformed.
+
+    """
+    from ks4diff.io.packets import field_names
+    from ks4diff.products.alert_filter import parse_filter
+    from ks4diff.stages.select import AlertCuts, parse_cone, wanted
+
+    cuts = AlertCuts(
+        min_rb=min_rb,
+        expression=None if expression is None else parse_filter(expression, field_names()),
+        cone=None if cone is None else parse_cone(cone),
+        event=event,
+        **more,
+    )
+    return lambda record: wanted(record, cuts)

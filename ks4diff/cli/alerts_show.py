@@ -51,6 +51,25 @@ def show(
                 draw_alert(record, save)
 
 
+def save_alert(record: dict[str, Any], payload: bytes, folder: Path) -> None:
+    """Save a packet as it came, and its three stamps as a picture beside it.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be written.
+
+    """
+    from ks4diff.io.atomic import atomic_write_bytes
+
+    try:
+        atomic_write_bytes(folder / f"{file_stem(record)}.avro", payload)
+        if "messageId" not in record:
+            draw_alert(record, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
 def draw_alert(record: dict[str, Any], folder: Path) -> None:
     """Draw an alert's three stamps; one without any, or with damaged ones, is logged."""
     from ks4diff.io.foreign import cutouts

@@ -1,38 +1,37 @@
-"""Kafka, listening: the alerts of a topic, decoded, each once."""
+"""Kafka, listening: the alerts of a topic, decoded, each once; as they come, or those that it holds."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
 from ks4diff.io.kafka_settings import KafkaConfig, client_options, parse_servers
-from ks4diff.io.packets import read_container
+from ks4diff.io.places import Lag, Places
+from ks4diff.io.received import Received, Record, decoded
+from ks4diff.io.seen import Seen
 from ks4diff.io.stream import knock, reason_of
 from ks4diff.products.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 100_000  # alert ids kept to drop duplicates: 10 MB
+_AT_ONCE = 50  # messages a poll: 2 MB, and what is committed together
+_SILENT_S = 30.0  # without a message, of a topic that has some
+_ANSWER_MS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Received:
-    """One alert from Kafka."""
+class Choice:
+    """Which alerts a reader takes."""
 
-    record: dict[str, Any]
-    payload: bytes  # the Avro container as sent
-    topic: str
-    partition: int
-    offset: int
-    key: str | None
-    headers: dict[str, str]
+    wanted: Callable[[Record], bool] | None = None  # others are passed over
+    seen: Seen | None = None  # had before; None: nothing, to begin with
+    copies: bool = False  # take an alert as often as it comes
 
 
 def tail(
@@ -43,9 +42,12 @@ def tail(
     group: str | None = None,
     limit: int | None = None,
     timeout_s: float | None = None,
+    choice: Choice | None = None,
     settings: KafkaConfig | None = None,
 ) -> Iterator[Received]:
     """Yield the alerts of a topic as they come; a copy of an alert seen before is dropped.
+
+    How many messages there are still to read is logged every ten seconds, while there are any.
 
     Parameters
     ----------
@@ -58,12 +60,14 @@ def tail(
         before goes on where it left off.
     group
         Consumer group in which to share the topic's partitions and to remember the place; an
-        alert's place is committed when the caller asks for the one after it, so after its work.
-        None: read all partitions and remember nothing.
+        alert's place is committed only after the caller has asked for the one after it, so after its
+        work. None: read all partitions and remember nothing.
     limit
         Stop after this many alerts.
     timeout_s
         Stop when nothing has come for this long. None: go on until stopped.
+    choice
+        Which alerts to yield; None: all.
     settings
         TLS and SASL; the environment goes before it.
 
@@ -75,73 +79,139 @@ def tail(
         When no server answers.
 
     """
-    options = client_options(settings)
-    consumer = _consumer(parse_servers(servers), options, group=group, from_beginning=from_beginning)
+    consumer = _consumer(servers, settings, group=group, from_beginning=from_beginning)
     try:
         if group is not None:
             consumer.subscribe([topic])
         elif not _assign(consumer, topic, from_beginning=from_beginning, timeout_s=timeout_s):
             log.warning("topic %s: not there after %s s", topic, timeout_s)
             return
-        yield from _alerts(consumer, commit=group is not None, limit=limit, timeout_s=timeout_s)
+        yield from _coming(consumer, _Sieve(choice, limit), commits=group is not None, timeout_s=timeout_s)
     finally:
         consumer.close(autocommit=False)
 
 
-def _alerts(
-    consumer: KafkaConsumer, *, commit: bool, limit: int | None, timeout_s: float | None
+def replay(
+    servers: str,
+    *,
+    topic: str,
+    since: float | None = None,
+    until: float | None = None,
+    choice: Choice | None = None,
+    settings: KafkaConfig | None = None,
 ) -> Iterator[Received]:
-    seen: OrderedDict[str, None] = OrderedDict()
-    count = 0
-    quiet_since = time.monotonic()
-    while (limit is None or count < limit) and not (
-        timeout_s is not None and time.monotonic() - quiet_since > timeout_s
-    ):
-        for partition, messages in consumer.poll(timeout_ms=200, max_records=50).items():
-            for message in messages:
-                received = _decode(message)
-                alert_id = received and str(received.record.get("alertId", received.record.get("candid")))
-                if received and alert_id not in seen:
-                    count += 1
-                    yield received
-                    seen[alert_id] = None
-                    if len(seen) > _REMEMBERED:
-                        seen.popitem(last=False)
-                if commit:
-                    consumer.commit({partition: OffsetAndMetadata(message.offset + 1, "", -1)})
-                if limit is not None and count >= limit:
-                    return
-                quiet_since = time.monotonic()
+    """Yield the alerts that a topic holds when asked, then end; nobody's place is changed.
 
+    Parameters
+    ----------
+    servers, topic, choice, settings
+        As of `tail`. The alerts of one partition come in their order.
+    since, until
+        When they were sent, by their senders' clocks, seconds since 1970; ``until`` is not included.
 
-def _decode(message: Any) -> Received | None:
-    name = f"{message.topic}[{message.partition}] offset {message.offset}"
+    Raises
+    ------
+    ConfigError
+        When ``servers`` or ``settings`` are malformed.
+    InputError
+        When no server answers, now or later, or there is no such topic.
+
+    """
+    consumer = _consumer(servers, settings, group=None, from_beginning=True)
     try:
-        container = read_container(message.value or b"", name=name)
-    except InputError as error:
-        log.warning("%s; skipped", error)
-        return None
-    if len(container.records) != 1:
-        log.warning("%s: %d records in a message, expected one; skipped", name, len(container.records))
-        return None
-    return Received(
-        record=container.records[0],
-        payload=message.value,
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        key=None if message.key is None else message.key.decode(errors="replace"),
-        headers={name: (value or b"").decode(errors="replace") for name, value in message.headers},
-    )
+        if not _assign(consumer, topic, from_beginning=True, timeout_s=2.0):
+            raise InputError(f"Kafka at {servers}: no topic {topic}")
+        for received in _Sieve(choice, None).pick(_held(consumer, since)):
+            if (since is None or received.sent >= since) and (until is None or received.sent < until):
+                yield received
+    except kafka_errors.KafkaError as error:
+        raise InputError(f"Kafka at {servers}: {reason_of(error)}") from error
+    finally:
+        consumer.close(autocommit=False)
+
+
+class _Sieve:
+    """Lets pass what a reader takes, each alert once it has been dealt with before."""
+
+    def __init__(self, choice: Choice | None, limit: int | None) -> None:
+        choice = choice or Choice()
+        self._wanted = choice.wanted
+        self._seen = None if choice.copies else choice.seen or Seen()
+        self._left = limit
+
+    @property
+    def full(self) -> bool:
+        """Whether as many have passed as were asked for."""
+        return self._left is not None and self._left <= 0
+
+    def pick(self, messages: Iterable[Any]) -> Iterator[Received]:
+        """Yield the alerts among messages; one is remembered when the next is asked for."""
+        for message in messages:
+            received = decoded(message)
+            if received is None or (self._wanted is not None and not self._wanted(received.record)):
+                continue
+            if self._seen is None:
+                yield received
+            elif received.id not in self._seen:
+                yield received
+                self._seen.add(received.id)
+            else:
+                continue
+            if self._left is not None:
+                self._left -= 1
+
+
+def _coming(
+    consumer: KafkaConsumer, sieve: _Sieve, *, commits: bool, timeout_s: float | None
+) -> Iterator[Received]:
+    """Yield what passes, until the sieve is full or nothing comes; commit what has been dealt with."""
+    places, lag = Places(consumer), Lag(consumer)
+    quiet_since = time.monotonic()
+    try:
+        while not sieve.full and not (timeout_s is not None and time.monotonic() - quiet_since > timeout_s):
+            polled = consumer.poll(timeout_ms=200, max_records=_AT_ONCE)
+            if commits:
+                places.begin(polled)
+            for partition, messages in polled.items():
+                for message in messages:
+                    yield from sieve.pick([message])
+                    places.done[partition] = message.offset + 1
+                    if sieve.full:
+                        return
+                quiet_since = time.monotonic()
+            if commits:
+                places.commit()
+            lag.tell()
+    finally:
+        if commits:
+            places.commit()
+
+
+def _held(consumer: KafkaConsumer, since: float | None) -> Iterator[Any]:
+    """Yield the messages of the assigned partitions up to their present ends, from a time on."""
+    partitions = sorted(consumer.assignment())
+    ends = consumer.end_offsets(partitions, timeout_ms=_ANSWER_MS)
+    if since is not None:
+        wanted = {partition: int(1000 * since) for partition in partitions}
+        for partition, found in consumer.offsets_for_times(wanted, timeout_ms=_ANSWER_MS).items():
+            consumer.seek(partition, ends[partition] if found is None else found.offset)
+    progress = time.monotonic()
+    while any(consumer.position(one, timeout_ms=_ANSWER_MS) < ends[one] for one in partitions):
+        for partition, messages in consumer.poll(timeout_ms=200, max_records=_AT_ONCE).items():
+            yield from (message for message in messages if message.offset < ends[partition])
+            progress = time.monotonic()
+        if time.monotonic() - progress > _SILENT_S:
+            raise kafka_errors.KafkaTimeoutError(f"nothing came for {_SILENT_S:.0f} s, before the end")
 
 
 def _consumer(
-    servers: list[str], options: dict[str, Any], *, group: str | None, from_beginning: bool
+    servers: str, settings: KafkaConfig | None, *, group: str | None, from_beginning: bool
 ) -> KafkaConsumer:
+    options, addresses = client_options(settings), parse_servers(servers)
     try:
-        knock(servers, 5.0)
+        knock(addresses, 5.0)
         return KafkaConsumer(
-            bootstrap_servers=servers,
+            bootstrap_servers=addresses,
             client_id="ks4diff",
             group_id=group,
             enable_auto_commit=False,
@@ -152,7 +222,7 @@ def _consumer(
             **options,
         )
     except (kafka_errors.KafkaError, OSError) as error:
-        raise InputError(f"Kafka at {','.join(servers)}: no answer ({reason_of(error)})") from error
+        raise InputError(f"Kafka at {servers}: no answer ({reason_of(error)})") from error
 
 
 def _assign(consumer: KafkaConsumer, topic: str, *, from_beginning: bool, timeout_s: float | None) -> bool:

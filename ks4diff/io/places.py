@@ -1,0 +1,152 @@
+"""Places in a topic: how far a reader has come, committed for its group, and how far behind groups are."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+
+from ks4diff.io.kafka_settings import KafkaConfig, client_options, parse_servers
+from ks4diff.io.stream import knock, reason_of
+from ks4diff.products.errors import InputError
+
+log = logging.getLogger(__name__)
+
+_ANSWER_MS = 10_000
+_LAG_EVERY_S = 10.0
+
+
+class Places:
+    """How far a group has dealt with its partitions, committed now and then."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+        self._begun: set[TopicPartition] = set()
+        self.done: dict[TopicPartition, int] = {}  # to be committed: the next offset
+
+    def begin(self, polled: Mapping[TopicPartition, list]) -> None:
+        """Take down where newly assigned partitions begin.
+
+        A group that was never told of a message has else no place, and would miss what comes to that
+        partition while it is away.
+        """
+        ours = self._consumer.assignment()
+        for one in ours - self._begun:
+            here = polled[one][0].offset if one in polled else self._position(one)
+            if here is not None:
+                self.done[one] = here
+                self._begun.add(one)
+        self._begun &= ours
+
+    def commit(self) -> None:
+        """Commit the places in partitions that are still ours; a failure brings copies, and no loss."""
+        ours = self._consumer.assignment()
+        places = {one: OffsetAndMetadata(n, "", -1) for one, n in self.done.items() if one in ours}
+        self.done.clear()
+        try:
+            if places:
+                self._consumer.commit(places, timeout_ms=_ANSWER_MS)
+        except kafka_errors.KafkaError as error:
+            log.warning("the place in the topic was not committed (%s): copies may come", reason_of(error))
+
+    def _position(self, partition: TopicPartition) -> int | None:
+        try:
+            return self._consumer.position(partition, timeout_ms=_ANSWER_MS)
+        except kafka_errors.KafkaError:
+            return None  # asked again after the next poll
+
+
+class Lag:
+    """Logs now and then how far behind a consumer is, and when Kafka does not answer."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+        self._next = time.monotonic() + _LAG_EVERY_S
+        self._told = 0
+
+    def tell(self) -> None:
+        """Ask and log, if it is time again."""
+        if time.monotonic() < self._next:
+            return
+        try:
+            ends = self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=_ANSWER_MS)
+            lag = sum(n - self._consumer.position(one, timeout_ms=_ANSWER_MS) for one, n in ends.items())
+        except kafka_errors.KafkaError as error:
+            log.warning("Kafka does not answer (%s); waiting", reason_of(error))
+        else:
+            if lag or self._told:
+                log.info("%d messages behind", lag)
+            self._told = lag
+        self._next = time.monotonic() + _LAG_EVERY_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicState:
+    """A topic: the messages that it holds, and how many of them each group has not dealt with yet."""
+
+    messages: int
+    lag: dict[str, int]  # by group, of the partitions where it has committed a place; by name
+
+
+def topic_state(
+    servers: str, topic: str, *, group: str | None = None, settings: KafkaConfig | None = None
+) -> TopicState:
+    """Return how a topic and its readers stand; of one group, or of all that have committed a place there.
+
+    Raises
+    ------
+    ConfigError
+        When ``servers`` or ``settings`` are malformed.
+    InputError
+        When no server answers, there is no such topic, or the group has no place in it.
+
+    """
+    addresses, options = parse_servers(servers), client_options(settings)
+    options |= {"bootstrap_servers": addresses, "client_id": "ks4diff", "bootstrap_timeout_ms": 5000}
+    try:
+        knock(addresses, 5.0)
+        ends, starts = _bounds(topic, options)
+        places = _places(topic, group, options) if ends else {}
+    except (kafka_errors.KafkaError, OSError) as error:
+        raise InputError(f"Kafka at {servers}: no answer ({reason_of(error)})") from error
+    if not ends:
+        raise InputError(f"Kafka at {servers}: no topic {topic}")
+    if group is not None and not places:
+        raise InputError(f"Kafka at {servers}: group {group} has no place in {topic}")
+    return TopicState(
+        messages=sum(end - starts[one] for one, end in ends.items()),
+        lag={
+            name: sum(max(ends[one] - max(place, starts[one]), 0) for one, place in places[name].items())
+            for name in sorted(places)
+        },
+    )
+
+
+def _bounds(topic: str, options: dict) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    consumer = KafkaConsumer(**options, group_id=None, allow_auto_create_topics=False)
+    try:
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+        if not partitions:
+            return {}, {}
+        bounds = (consumer.end_offsets, consumer.beginning_offsets)
+        return tuple(ask(partitions, timeout_ms=_ANSWER_MS) for ask in bounds)
+    finally:
+        consumer.close(autocommit=False)
+
+
+def _places(topic: str, group: str | None, options: dict) -> dict[str, dict[TopicPartition, int]]:
+    admin = KafkaAdminClient(**options, request_timeout_ms=_ANSWER_MS)
+    try:
+        groups = [group] if group else [found["group_id"] for found in admin.list_groups()]
+        committed = admin.list_group_offsets(groups) if groups else {}
+    finally:
+        admin.close()
+    places = {
+        name: {one: place.offset for one, place in found.items() if one.topic == topic and place.offset >= 0}
+        for name, found in committed.items()
+    }
+    return {name: found for name, found in places.items() if found}
