@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ks4diff.cli import alerts_listen, alerts_show
+from ks4diff.cli import alerts_listen, alerts_replay, alerts_show, alerts_status, alerts_verify
 from ks4diff.cli.alerts_options import DEFAULT_TOPIC, JsonOption, KafkaOption, OutArgument
+from ks4diff.cli.alerts_show import print_counts
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,10 @@ app = typer.Typer(
 _DEADLINE_S = 60.0
 
 app.command("tail")(alerts_listen.tail)
+app.command("replay")(alerts_replay.replay)
 app.command("show")(alerts_show.show)
+app.command("verify")(alerts_verify.verify)
+app.command("status")(alerts_status.status)
 
 
 @app.command()
@@ -66,7 +69,7 @@ def resend(
         producer.close()
         outbox.close()
     counts = {"acknowledged": summary.acknowledged, "waiting": summary.waiting, "dead": summary.dead}
-    _counts(counts, as_json=as_json)
+    print_counts(counts, as_json=as_json)
     if spool.waiting():
         print(f"exposures whose alerts wait for the history: {spool.waiting()}", file=sys.stderr)
     if summary.waiting or summary.dead or spool.waiting():
@@ -96,23 +99,6 @@ def _put_in(out: Path, settings: tuple[str | None, Path | None], sink: Any) -> N
 
 
 @app.command()
-def status(out: OutArgument, as_json: JsonOption = False) -> None:
-    """Count the alerts of OUT's outbox by state, and say why some are undelivered.
-
-    Example: ks4diff alerts status out
-    """
-    from ks4diff.io.outbox import read_status
-
-    found = read_status(out / "outbox.db")
-    if as_json:
-        typer.echo(json.dumps({**found.counts, "reasons": found.reasons}))
-        return
-    _counts(found.counts, as_json=False)
-    for reason, count in found.reasons.items():
-        typer.echo(f"{count} undelivered: {reason}")
-
-
-@app.command()
 def schema(
     version: Annotated[
         str | None, typer.Argument(metavar="[VERSION]", help="Such as 1.0; the newest when left out.")
@@ -128,8 +114,3 @@ def schema(
     from ks4diff.io.packets import schema_json
 
     typer.echo(schema_json(version, exposure=exposure))
-
-
-def _counts(counts: dict[str, int], *, as_json: bool) -> None:
-    text = ", ".join(f"{name} {count}" for name, count in counts.items())
-    typer.echo(json.dumps(counts) if as_json else text)

@@ -106,6 +106,12 @@ def print_alert(record: dict[str, Any], *, as_json: bool, **extra: Any) -> None:
     sys.stdout.flush()  # a pipe's reader should see an alert when it comes, not 8 kB later
 
 
+def print_counts(counts: dict[str, int], *, as_json: bool) -> None:
+    """Print numbers by their names."""
+    text = ", ".join(f"{name} {count}" for name, count in counts.items())
+    typer.echo(json.dumps(counts) if as_json else text)
+
+
 def file_stem(record: dict[str, Any]) -> str:
     """Return a file name that no packet can turn into a path elsewhere."""
     name = str(next((record[key] for key in _NAMED_BY if record.get(key) is not None), "alert"))

@@ -69,6 +69,20 @@ class AlertIndex:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
+    def rows_in_time(
+        self, *, object_id: str | None = None, since: float | None = None, until: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Return rows by mid-exposure, undated ones first; ``since`` and ``until`` are MJD, UTC."""
+        query = sa.select(ALERTS).order_by(ALERTS.c.mjd, ALERTS.c.exposure, ALERTS.c.ordinal)
+        if object_id is not None:
+            query = query.where(ALERTS.c.object_id == object_id)
+        if since is not None:
+            query = query.where(ALERTS.c.mjd >= since)
+        if until is not None:
+            query = query.where(ALERTS.c.mjd < until)
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
 
 def _row(exposure: str, file: str, ordinal: int, record: dict[str, Any]) -> dict[str, Any]:
     return {

@@ -25,6 +25,10 @@ _SILENT_S = 30.0  # without a message, of a topic that has some
 _ANSWER_MS = 10_000
 
 
+class NoTopic(InputError):
+    """The server has no such topic."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """Which alerts a reader takes."""
@@ -107,20 +111,23 @@ def replay(
     servers, topic, choice, settings
         As of `tail`. The alerts of one partition come in their order.
     since, until
-        When they were sent, by their senders' clocks, seconds since 1970; ``until`` is not included.
+        When Kafka took them, seconds since 1970 (in a topic that we did not make: when they were sent);
+        ``until`` is not included.
 
     Raises
     ------
     ConfigError
         When ``servers`` or ``settings`` are malformed.
+    NoTopic
+        When there is no such topic.
     InputError
-        When no server answers, now or later, or there is no such topic.
+        When no server answers, now or later.
 
     """
     consumer = _consumer(servers, settings, group=None, from_beginning=True)
     try:
         if not _assign(consumer, topic, from_beginning=True, timeout_s=2.0):
-            raise InputError(f"Kafka at {servers}: no topic {topic}")
+            raise NoTopic(f"Kafka at {servers}: no topic {topic}")
         for received in _Sieve(choice, None).pick(_held(consumer, since)):
             if (since is None or received.sent >= since) and (until is None or received.sent < until):
                 yield received

@@ -23,7 +23,7 @@ class Received:
     topic: str
     partition: int
     offset: int
-    sent: float  # by the sender's clock, seconds since 1970
+    sent: float  # when Kafka took it, seconds since 1970
     key: str | None
     headers: dict[str, str]
 
