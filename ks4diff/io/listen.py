@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 50  # messages a poll: 2 MB, and what is committed together
 _SILENT_S = 30.0  # without a message, of a topic that has some
+# A group may take as long to give us partitions; for ever, when it has more members than there are.
+_JOINING_S = 60.0
+_CLOSING_MS = 2000  # with a server that does not answer
 _ANSWER_MS = 10_000
 
 
@@ -92,7 +95,7 @@ def tail(
             return
         yield from _coming(consumer, _Sieve(choice, limit), commits=group is not None, timeout_s=timeout_s)
     finally:
-        consumer.close(autocommit=False)
+        consumer.close(autocommit=False, timeout_ms=_CLOSING_MS)
 
 
 def replay(
@@ -126,7 +129,7 @@ def replay(
     """
     consumer = _consumer(servers, settings, group=None, from_beginning=True)
     try:
-        if not _assign(consumer, topic, from_beginning=True, timeout_s=2.0):
+        if not _assign(consumer, topic, from_beginning=True, timeout_s=1.0):
             raise NoTopic(f"Kafka at {servers}: no topic {topic}")
         for received in _Sieve(choice, None).pick(_held(consumer, since)):
             if (since is None or received.sent >= since) and (until is None or received.sent < until):
@@ -134,7 +137,7 @@ def replay(
     except kafka_errors.KafkaError as error:
         raise InputError(f"Kafka at {servers}: {reason_of(error)}") from error
     finally:
-        consumer.close(autocommit=False)
+        consumer.close(autocommit=False, timeout_ms=_CLOSING_MS)
 
 
 class _Sieve:
@@ -173,10 +176,12 @@ def _coming(
 ) -> Iterator[Received]:
     """Yield what passes, until the sieve is full or nothing comes; commit what has been dealt with."""
     places, lag = Places(consumer), Lag(consumer)
-    quiet_since = time.monotonic()
+    began = quiet_since = time.monotonic()
     try:
         while not sieve.full and not (timeout_s is not None and time.monotonic() - quiet_since > timeout_s):
             polled = consumer.poll(timeout_ms=200, max_records=_AT_ONCE)
+            if not consumer.assignment() and time.monotonic() - began < _JOINING_S:
+                quiet_since = time.monotonic()
             if commits:
                 places.begin(polled)
             for partition, messages in polled.items():

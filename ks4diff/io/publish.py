@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def publish(
         sink = KafkaSink(Outbox(Path(folder) / "outbox.db"), AlertProducer(servers, settings), topic=topic)
         try:
             while batch := list(islice(rest, _BATCH)):
-                for record in batch:
-                    sink.emit(record["exposure"], [record])
+                for exposure, group in groupby(batch, itemgetter("exposure")):
+                    sink.emit(exposure, list(group))
                 summary = sink.flush(deadline_s)
                 acknowledged += summary.acknowledged
                 if summary.waiting:
