@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ks4diff import __version__
-from ks4diff.cli import alerts, calibrate, demo, forced, run, simulate, subtract, templates
+from ks4diff.cli import alerts, calibrate, demo, forced, run, simulate, subtract, templates, train
 from ks4diff.products.errors import ConfigError, DeliveryError, InputError, SkipChip
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("subtract")(subtract.subtract)
 app.command("run")(run.run)
 app.command("forced")(forced.forced)
 app.command("simulate")(simulate.simulate)
+app.command("train")(train.train)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(templates.app, name="templates")

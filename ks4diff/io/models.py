@@ -105,19 +105,25 @@ def save_model(folder: Path, forest: Forest, card: Mapping[str, Any]) -> RbModel
 
     Equal arrays give equal bytes. Raises InputError when the model would not load.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, dtype in DTYPES.items():
-            one = io.BytesIO()
-            array = np.ascontiguousarray(getattr(forest, name), dtype=np.dtype(dtype))
-            np.lib.format.write_array(one, array, version=(1, 0), allow_pickle=False)
-            # a fixed date: np.savez writes the time
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), one.getvalue(), zipfile.ZIP_DEFLATED)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(folder / ARRAYS, buffer.getvalue())
-    whole = {**card, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    arrays = {name: np.asarray(getattr(forest, name), dtype=dtype) for name, dtype in DTYPES.items()}
+    digest = save_arrays(folder / ARRAYS, arrays)
+    whole = {**card, "sha256": digest}
     atomic_write_bytes(folder / CARD, (json.dumps(whole, indent=1) + "\n").encode())
     return load_model(folder)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Write an .npz without objects and return its sha256, hex; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, array in arrays.items():
+            one = io.BytesIO()
+            np.lib.format.write_array(one, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            # a fixed date: np.savez writes the time
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), one.getvalue(), zipfile.ZIP_DEFLATED)
+    atomic_write_bytes(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def _read(path: Path, largest: int) -> bytes:

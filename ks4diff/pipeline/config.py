@@ -83,7 +83,7 @@ def read_config(
         When the file cannot be read, or a key is unknown, of the wrong type or out of its range.
 
     """
-    values = _read_toml(path)
+    values = read_toml(path)
     for section, items in (overrides or {}).items():
         if section in values and not isinstance(values[section], dict):
             raise ConfigError(f"{path}: [{section}] must be a table")
@@ -103,11 +103,12 @@ def read_part(path: Path | None, kind: type) -> Any:
 
     """
     others = {item.name for item in fields(PipelineConfig)} - {item.name for item in fields(kind)}
-    values = {name: value for name, value in _read_toml(path).items() if name not in others}
+    values = {name: value for name, value in read_toml(path).items() if name not in others}
     return build_config(kind, values, where=str(path) if path else "options")
 
 
-def _read_toml(path: Path | None) -> dict[str, Any]:
+def read_toml(path: Path | None) -> dict[str, Any]:
+    """Return the values of a TOML file, none without a path. Raises ConfigError when it cannot be read."""
     if path is None:
         return {}
     try:

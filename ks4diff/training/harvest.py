@@ -1,4 +1,4 @@
-"""Subtract simulated chips and keep the features and tags of what is found: a training set, file by file."""
+"""Subtract simulated fields and keep the features and tags of what is found: a training set, file by file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -27,8 +27,8 @@ from ks4diff.stages.features import FeaturesConfig, candidate_features, scene_of
 from ks4diff.stages.inject import INJECTED, InjectConfig, inject
 from ks4diff.stages.mosaic import as_template
 from ks4diff.stages.sim.config import SimulateConfig
-from ks4diff.training.skies import Drawn, SkiesConfig, chip_config, draw
-from ks4diff.training.tags import REAL, UNCLEAR, TagsConfig, tag_candidates
+from ks4diff.training.skies import SITES, Drawn, SkiesConfig, draw_field, field_config
+from ks4diff.training.tags import CHANGE, REAL, UNCLEAR, TagsConfig, tag_candidates
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +36,37 @@ BRIGHT_HOST_MAG = 21.5  # fainter galaxies hide nothing
 HOST_FWHM_PIX = 5.0
 ROW = np.dtype(
     [
+        ("night", "i1"),
+        ("round", "i1"),  # of injection; -1 the template moved
         ("real", "?"),
         ("tag", "U16"),
-        ("round", "i1"),  # of injection; -1 the template moved
         ("x", "f4"),
         ("y", "f4"),
         ("scorr", "f4"),
-        (
-            "expected",
-            "f4",
-        ),  # |S_corr| that the truth expects, of injections S/N on the sky alone; NaN of bogus
-        ("is_positive", "?"),
         ("flags", "i4"),
         ("rules", "f4"),  # the score by rules
-        ("mag", "f4"),
+    ]
+)
+# all that changed, found or not; ``row`` counts the rows of the whole field
+CHANGES = np.dtype([("night", "i1"), ("round", "i1"), *((name, CHANGE[name]) for name in CHANGE.names)])
+NIGHT = np.dtype(
+    [
+        ("night", "i1"),
+        ("group", "U40"),
+        ("seeing", "f4"),  # pixels, FWHM
+        ("template_seeing", "f4"),
+        ("mpix", "f4"),
+        ("hits_mpix", "f4"),
+        ("trails", "i2"),
+        ("quality", "U8"),
+        ("reason", "U200"),  # why there is nothing
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class HarvestConfig:
-    """How chips become rows of a training set."""
+    """How fields become rows of a training set."""
 
     skies: SkiesConfig = field(default_factory=SkiesConfig)
     tags: TagsConfig = field(default_factory=TagsConfig)
@@ -66,40 +76,66 @@ class HarvestConfig:
     inject: InjectConfig = field(
         default_factory=lambda: InjectConfig(snr_range=(4.0, 50.0), star_share=0.15, galaxy_share=0.4)
     )
-    shifted_share: float = 0.25  # of chips that are also subtracted with the template moved ...
+    shifted_share: float = 0.1  # of nights that are also subtracted with the template moved ...
     shifted_pix: tuple[float, float] = (0.3, 1.0)  # ... by this much: dipoles of every size
     most_shifted: int = 300  # rows of such a chip: they would outnumber all others
 
 
+class Part(NamedTuple):
+    """Rows of one subtraction: "features" float32 [n, 60], `ROW` rows [n] and `CHANGES` [m]."""
+
+    features: np.ndarray
+    rows: np.ndarray
+    changes: np.ndarray
+
+
 def set_digest(config: HarvestConfig, seed: int) -> str:
-    """Return 12 hex digits that name a training set: configuration, seed and feature definitions."""
-    text = json.dumps([asdict(config), seed, definitions_hash(), VECTOR_NAME], sort_keys=True)
+    """Return 12 hex digits that name a training set: configurations, seed and feature definitions."""
+    pipeline = harvest_pipeline(config).digest()
+    text = json.dumps([asdict(config), seed, pipeline, definitions_hash(), VECTOR_NAME], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def harvest(folder: Path, config: HarvestConfig, seed: int, numbers: range) -> Iterator[tuple[int, Path]]:
-    """Yield (number, file) of each chip, drawn and subtracted unless ``folder`` has its file already.
+def set_folder(folder: Path, config: HarvestConfig, seed: int) -> Path:
+    """Return where the files of a training set are."""
+    return folder / set_digest(config, seed)
 
-    A chip that the pipeline refuses leaves a file without rows that holds the reason.
+
+def harvest(folder: Path, config: HarvestConfig, seed: int, number: int) -> Path:
+    """Return the file of a field, drawn and subtracted unless ``folder`` has it already.
+
+    Nights that the pipeline refuses leave no rows but the reason.
     """
-    own = folder / set_digest(config, seed)
-    for number in numbers:
-        path = own / f"chip{number:05d}.npz"
-        if not path.exists():
-            made = harvest_chip(chip_config(config.skies, seed, number), config)
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **made)
-        yield number, path
+    path = set_folder(folder, config, seed) / f"field{number:05d}.npz"
+    if not path.exists():
+        made = harvest_field(field_config(config.skies, seed, number), config)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, site=np.array(SITES[number % len(SITES)]), **made)
+    return path
 
 
-def harvest_chip(sim: SimulateConfig, config: HarvestConfig) -> dict[str, np.ndarray]:
-    """Return "features" float32 [n, 60], "rows" [n] of `ROW` and the facts of one chip."""
+def harvest_field(field: SimulateConfig, config: HarvestConfig) -> dict[str, np.ndarray]:
+    """Return "features" float32 [n, 60], "rows" [n] of `ROW`, "changes" of `CHANGES`, "nights" of `NIGHT`."""
+    parts: list[Part] = []
+    nights = np.zeros(config.skies.nights, NIGHT)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            drawn = draw(sim, harvest_pipeline(config), Path(folder))
-        except SkipChip as skip:
-            return _packed([], {"group": "", "site": sim.site, "seed": sim.seed, "reason": str(skip)})
-    return harvest_drawn(drawn, config)
+        drawn = draw_field(config.skies, field, harvest_pipeline(config), Path(folder))
+        for facts, one in zip(nights, drawn, strict=True):
+            if isinstance(one, SkipChip):
+                facts["reason"] = str(one)
+                continue
+            parts += harvest_night(one, config, facts)
+    return packed(parts) | {"nights": nights}
+
+
+def packed(parts: list[Part]) -> dict[str, np.ndarray]:
+    """Return parts one after the other, the changes' candidates counted through."""
+    empty = Part(np.zeros((0, 60), dtype=np.float32), np.zeros(0, ROW), np.zeros(0, CHANGES))
+    first = 0
+    for part in parts:
+        part.changes["row"][part.changes["row"] >= 0] += first
+        first += len(part.rows)
+    return {name: np.concatenate([getattr(p, name) for p in (empty, *parts)]) for name in Part._fields}
 
 
 def harvest_pipeline(config: HarvestConfig) -> PipelineConfig:
@@ -112,40 +148,27 @@ def harvest_pipeline(config: HarvestConfig) -> PipelineConfig:
     )
 
 
-def harvest_drawn(drawn: Drawn, config: HarvestConfig) -> dict[str, np.ndarray]:
-    """Return what `harvest_chip` does, of a chip that is drawn already."""
+def harvest_night(drawn: Drawn, config: HarvestConfig, facts: np.void) -> list[Part]:
+    """Return the rows of one exposure and fill in its ``facts``, a row of `NIGHT`."""
     pipeline, sim = harvest_pipeline(config), drawn.config
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    facts = {"group": drawn.group, "site": sim.site, "band": sim.band, "reason": "", "seed": sim.seed}
+    parts: list[Part] = []
+    facts["night"], facts["group"] = drawn.night, drawn.group
+    facts["hits_mpix"] = sim.detector.cosmic_rays_mpix
+    facts["trails"] = (drawn.truth["artefacts"]["kind"] == b"trail").sum()
     try:
         template = as_template(drawn.ready.part)
         plain = calibrated(drawn.ready.raw, pipeline)
         for number in range(config.rounds):
             done, injected = _injected(plain, template, drawn, config, number)
-            facts |= _facts(done, sim)
-            parts.append(_rows(done, drawn, injected, config, number))
-        if np.random.default_rng([sim.seed, 62]).random() < config.shifted_share:
+            facts["seeing"], facts["template_seeing"] = done.chip.psf.fwhm_pix, done.template.psf.fwhm_pix
+            facts["mpix"], facts["quality"] = done.chip.image.data.size / 1e6, done.quality.verdict
+            parts.append(_part(done, drawn, injected, config, number))
+        if np.random.default_rng([sim.seed, drawn.night, 62]).random() < config.shifted_share:
             parts.append(_shifted(plain, template, drawn, pipeline, config))
     except SkipChip as skip:
         facts["reason"] = str(skip)
-        log.warning("chip %d: %s", sim.seed, skip)
-    return _packed(parts, facts)
-
-
-def _packed(parts: list[tuple[np.ndarray, np.ndarray]], facts: dict) -> dict[str, np.ndarray]:
-    features = np.concatenate([part[0] for part in parts] or [np.zeros((0, 60), dtype=np.float32)])
-    rows = np.concatenate([part[1] for part in parts] or [np.zeros(0, ROW)])
-    return {"features": features, "rows": rows, **{name: np.array(value) for name, value in facts.items()}}
-
-
-def _facts(done: SubtractedChip, sim: SimulateConfig) -> dict:
-    return {
-        "seeing": done.chip.psf.fwhm_pix,
-        "template_seeing": done.template.psf.fwhm_pix,
-        "mpix": done.chip.image.data.size / 1e6,
-        "density": sim.sky.density_deg2,
-        "quality": done.quality.verdict,
-    }
+        log.warning("%s: %s", drawn.group, skip)
+    return parts
 
 
 def _injected(
@@ -156,15 +179,18 @@ def _injected(
     hosts = drawn.truth["sources"]
     hosts = hosts[(hosts["kind"] == b"galaxy") & (hosts["mag"] < BRIGHT_HOST_MAG)]
     galaxies = np.array([hosts["x"], hosts["y"], np.full(len(hosts), HOST_FWHM_PIX)])
-    wanted = replace(config.inject, seed=drawn.config.seed * 10 + number)
+    wanted = replace(config.inject, seed=(drawn.config.seed * 10 + drawn.night) * 10 + number)
     changed, injected = inject(drawn.ready.raw, plain, wanted, galaxies=galaxies)
-    return subtract_chips(calibrated(changed, pipeline), template, pipeline, Stopwatch()), injected
+    done = subtract_chips(calibrated(changed, pipeline), template, pipeline, Stopwatch())
+    at = np.rint(injected["y"]).astype(int), np.rint(injected["x"]).astype(int)
+    injected["snr"] = injected["flux"] / done.difference.flux_err[at]
+    return done, injected
 
 
-def _rows(
+def _part(
     done: SubtractedChip, drawn: Drawn, injected: np.ndarray, config: HarvestConfig, number: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (features, rows) of a subtraction's candidates: all of round 0, of others what was added."""
+) -> Part:
+    """Return what a subtraction shows: all candidates of round 0, of others what was added."""
     table = done.candidates.table
     tags = tag_candidates(
         table,
@@ -177,12 +203,20 @@ def _rows(
     added = np.char.startswith(tags.tag, "added_")
     features = candidate_features(done.candidates, scene_of(done), FeaturesConfig(), uncounted=added)
     rows = np.zeros(len(table), ROW)
-    rows["real"], rows["tag"], rows["expected"] = np.isin(tags.tag, REAL), tags.tag, tags.expected
-    rows["round"], rows["rules"] = number, table["rb"]
-    for name in ("x", "y", "scorr", "is_positive", "flags", "mag"):
+    rows["night"], rows["round"] = drawn.night, number
+    rows["real"], rows["tag"], rows["rules"] = np.isin(tags.tag, REAL), tags.tag, table["rb"]
+    for name in ("x", "y", "scorr", "flags"):
         rows[name] = table[name]
     keep = (tags.tag != UNCLEAR) & (added if number > 0 else True)
-    return features[keep], rows[keep]
+    changes = np.zeros(len(tags.changes), CHANGES)
+    changes["night"], changes["round"] = drawn.night, number
+    for name in CHANGE.names:
+        changes[name] = tags.changes[name]
+    if number > 0:
+        changes = changes[np.char.startswith(changes["tag"], "added_")]
+    seen = changes["row"] >= 0
+    changes["row"][seen] = (np.cumsum(keep) - 1)[changes["row"][seen]]
+    return Part(features[keep], rows[keep], changes)
 
 
 def _shifted(
@@ -191,9 +225,9 @@ def _shifted(
     drawn: Drawn,
     pipeline: PipelineConfig,
     config: HarvestConfig,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Part:
     """Return bogus of a registration gone wrong: the template moved after its map was found."""
-    rng = np.random.default_rng([drawn.config.seed, 63])
+    rng = np.random.default_rng([drawn.config.seed, drawn.night, 63])
     size, angle = rng.uniform(*config.shifted_pix), rng.uniform(0, 2 * np.pi)
     move = (size * np.sin(angle), size * np.cos(angle))
     clock = Stopwatch()
@@ -201,11 +235,11 @@ def _shifted(
     moved = ndimage.shift(aligned.image.data, move, order=3, mode="nearest").astype(np.float32)
     aligned = replace(aligned, image=replace(aligned.image, data=moved))
     done = subtract_matched((chip, aligned, registration, matched), pipeline, clock)
-    features, rows = _rows(done, drawn, np.zeros(0, INJECTED), config, 0)
-    keep = ~rows["real"]
-    features, rows = features[keep], rows[keep]
-    unflagged = (rows["flags"] & REJECTING_BITS) == 0
-    order = np.lexsort((rng.random(len(rows)), ~unflagged))[: config.most_shifted]
+    part = _part(done, drawn, np.zeros(0, INJECTED), config, 0)
+    bogus = ~part.rows["real"]
+    features, rows = part.features[bogus], part.rows[bogus]
+    flagged = (rows["flags"] & REJECTING_BITS) != 0
+    order = np.lexsort((rng.random(len(rows)), flagged))[: config.most_shifted]
     rows = rows[order]
     rows["tag"], rows["round"] = "shifted", -1
-    return features[order], rows
+    return Part(features[order], rows, np.zeros(0, CHANGES))

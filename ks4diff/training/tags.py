@@ -32,14 +32,24 @@ class TagsConfig:
     source_mag: float = 22.5  # of static sources that residuals are blamed on: the depth of an exposure
 
 
-class Tags(NamedTuple):
-    """Of n candidates: what each is (str, of `REAL`, `BOGUS` or "unclear") and the |S_corr| to expect of it.
+CHANGE = np.dtype(
+    [
+        ("tag", "U16"),  # of `REAL`
+        ("x", "f8"),
+        ("y", "f8"),
+        ("streak", "f8"),  # pixels that it moves during the exposure
+        ("expected", "f8"),  # |S_corr|
+        ("positive", "?"),
+        ("row", "i4"),  # of its candidate; -1 without one
+    ]
+)
 
-    ``expected`` is NaN of bogus, ``nuclear`` the distance to the host's centre in pixels, NaN without one.
-    """
+
+class Tags(NamedTuple):
+    """What n candidates are (str, of `REAL`, `BOGUS` or "unclear"), and all `CHANGE` rows by strength."""
 
     tag: np.ndarray
-    expected: np.ndarray
+    changes: np.ndarray
 
 
 def tag_candidates(
@@ -54,19 +64,16 @@ def tag_candidates(
     """Return what the candidates ``table`` of a chip are.
 
     ``truth`` holds the simulator's "sources", "artefacts" and "struck" pixels; ``injected`` has columns x, y,
-    place and snr; ``fwhm`` pixels.
+    place and snr, that which the difference should show; ``fwhm`` pixels.
     """
     n = len(table)
     tags = np.full(n, "noise", dtype="U16")
     _tag_bogus(tags, table, truth, config, fwhm)
-    expected = np.full(n, np.nan)
-    if n == 0:
-        return Tags(tags, expected)
     changes = _changes(truth["sources"], injected, exptime_s)
     x, y = table["x"].astype(np.float64), table["y"].astype(np.float64)
     taken = np.zeros(n, dtype=bool)
     beside = np.zeros(n, dtype=bool)
-    for change in changes:
+    for change in changes if n else ():
         distance = np.hypot(x - change["x"], y - change["y"]) - change["streak"] / 2
         same = table["is_positive"] == change["positive"]
         near = np.flatnonzero((distance < config.match_pix) & same & ~taken)
@@ -79,16 +86,16 @@ def tag_candidates(
             beside[row] = True  # helped by noise: who knows
             continue
         taken[row] = True
-        tags[row], expected[row] = change["tag"], change["expected"]
+        tags[row], change["row"] = change["tag"], row
     tags[beside & ~taken] = UNCLEAR
-    return Tags(tags, expected)
+    return Tags(tags, changes)
 
 
 def _changes(sources: np.ndarray, injected: np.ndarray, exptime_s: float) -> np.ndarray:
     """Return what changed, strongest first."""
     rows = sources[np.isin(sources["kind"], [kind.encode() for kind in CHANGING])]
-    kind = [("tag", "U16"), ("x", "f8"), ("y", "f8"), ("streak", "f8"), ("expected", "f8"), ("positive", "?")]
-    out = np.zeros(len(rows) + len(injected), dtype=kind)
+    out = np.zeros(len(rows) + len(injected), dtype=CHANGE)
+    out["row"] = -1
     first, rest = out[: len(rows)], out[len(rows) :]
     first["tag"] = [name.decode() for name in rows["kind"]]
     first["x"], first["y"] = rows["x"], rows["y"]

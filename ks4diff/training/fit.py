@@ -1,0 +1,154 @@
+"""Fit forests with scikit-learn, calibrate their scores, and lay them out as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.isotonic import IsotonicRegression
+
+from ks4diff.numerics.forest import predicted
+from ks4diff.products.features import FEATURE_NAMES
+from ks4diff.products.model import Forest
+from ks4diff.training.table import Table, balanced_weights, folds
+
+LEFT_OUT = ("nexp_frac",)  # KMTNet's exposures are no stacks: it is NaN in all of them
+CHALLENGERS = ("extra_trees", "hist_gradient_boosting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """The forest, and how rows count in it.
+
+    Classes need no weights of their own: `balanced_weights` has made them equal at every |S_corr|. Rows need
+    no copies turned or mirrored: features are the same then, or may not be turned.
+    """
+
+    trees: int = 300
+    min_samples_leaf: int = 5
+    flagged_weight: float = 0.3  # of rows that flags keep from alerts
+    folds: int = 5  # of fields: each row's score by a forest that never saw its field
+    prior: float = 0.5  # share of real ones that a score, read as a probability, assumes
+    threads: int = 2
+
+
+def feature_names() -> tuple[str, ...]:
+    """Return the model's features, in order."""
+    return tuple(name for name in FEATURE_NAMES if name not in LEFT_OUT)
+
+
+def samples_of(table: Table) -> np.ndarray:
+    """Return float32 [n, features] what the forest sees of a table."""
+    return np.ascontiguousarray(table.features[:, [FEATURE_NAMES.index(name) for name in feature_names()]])
+
+
+def new_classifier(kind: str, config: FitConfig, seed: int):
+    """Return an unfitted classifier: "forest", or one of `CHALLENGERS`."""
+    if kind == "hist_gradient_boosting":
+        return HistGradientBoostingClassifier(random_state=seed, max_iter=150, learning_rate=0.1)
+    made = RandomForestClassifier if kind == "forest" else ExtraTreesClassifier
+    return made(
+        n_estimators=config.trees,
+        min_samples_leaf=config.min_samples_leaf,
+        max_features="sqrt",
+        n_jobs=config.threads,
+        random_state=seed,
+    )
+
+
+def fitted(table: Table, config: FitConfig, seed: int, kind: str = "forest"):
+    """Return a classifier fitted to the rows of a table that can be trusted."""
+    weights = balanced_weights(table, config.flagged_weight)
+    use = table.known & (weights > 0)
+    model = new_classifier(kind, config, seed)
+    return model.fit(samples_of(table)[use], table.rows["real"][use], sample_weight=weights[use])
+
+
+def raw_scores(model, table: Table) -> np.ndarray:
+    """Return float64 [n]: the classifier's answers, NaN where a score is withheld."""
+    out = np.full(len(table.rows), np.nan)
+    if table.known.any():
+        out[table.known] = model.predict_proba(samples_of(table)[table.known])[:, 1]
+    return out
+
+
+def scores_across(table: Table, config: FitConfig, seed: int, kind: str = "forest") -> np.ndarray:
+    """Return float64 [n]: of each row the answer of a classifier fitted without its field."""
+    fold = folds(table.field, config.folds, seed)
+    out = np.full(len(table.rows), np.nan)
+    numbers = np.array(sorted(table.site))
+    for k in range(config.folds):
+        inside = np.unique(table.field[fold == k])
+        if not len(inside):
+            continue
+        outside = table.of_fields(numbers[~np.isin(numbers, inside)])
+        out[fold == k] = raw_scores(fitted(outside, config, seed, kind), table.of_fields(inside))
+    return out
+
+
+def prior_weights(real: np.ndarray, prior: float) -> np.ndarray:
+    """Return float64 [n], sum 1: weights that make ``prior`` of the rows real."""
+    share = np.where(real, prior, 1 - prior)
+    return share / np.maximum(np.where(real, real.sum(), (~real).sum()), 1)
+
+
+def calibration(raw: np.ndarray, real: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return breakpoints x, y of a rising line from raw score to the probability to be real at a prior.
+
+    Isotonic regression (Zadrozny & Elkan 2002), whose steps are joined from middle to middle: on a step all
+    scores would be one. At its ends the line goes on to (0, 0) and (1, 1).
+    """
+    weights = prior_weights(real, prior)
+    fit = IsotonicRegression().fit(raw, real.astype(np.float64), sample_weight=weights)
+    step = fit.predict(raw)
+    levels, at = np.unique(step, return_inverse=True)
+    total = np.bincount(at, weights)
+    middle = np.bincount(at, weights * raw) / total
+    inside = (middle > 1e-9) & (middle < 1 - 1e-9) & (levels > 0) & (levels < 1)
+    x, first = np.unique(np.r_[0.0, middle[inside], 1.0], return_index=True)
+    return x, np.r_[0.0, levels[inside], 1.0][first]
+
+
+def as_arrays(model, table: Table, line: tuple[np.ndarray, np.ndarray]) -> Forest:
+    """Return a fitted forest of scikit-learn as plain arrays.
+
+    Thresholds are rounded down to float32, which leaves each float32 sample on its side. The range of each
+    feature is that of the training set's trusted rows.
+    """
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("feature", "threshold", "right", "nan_left", "value")
+    }
+    roots, first = [], 0
+    for estimator in model.estimators_:
+        tree = estimator.tree_
+        inner = tree.children_left >= 0
+        if (tree.children_left[inner] != np.flatnonzero(inner) + 1).any():
+            raise ValueError("scikit-learn no longer lays trees out depth first")
+        share = tree.value[:, 0, 1] / tree.value[:, 0, :].sum(axis=1)
+        columns["feature"].append(np.where(inner, tree.feature, -1).astype(np.int16))
+        columns["threshold"].append(np.where(inner, _rounded_down(tree.threshold), 0).astype(np.float32))
+        columns["right"].append(np.where(inner, tree.children_right + first, 0).astype(np.int32))
+        columns["nan_left"].append(np.where(inner, tree.missing_go_to_left, 0).astype(np.uint8))
+        columns["value"].append(np.clip(share, 0.0, 1.0))
+        roots.append(first)
+        first += tree.node_count
+    samples = samples_of(table)[table.known]
+    return Forest(
+        roots=np.array(roots, dtype=np.int32),
+        **{name: np.concatenate(parts) for name, parts in columns.items()},
+        calibration_x=line[0],
+        calibration_y=line[1],
+        lowest=samples.min(axis=0),
+        highest=samples.max(axis=0),
+    )
+
+
+def _rounded_down(threshold: np.ndarray) -> np.ndarray:
+    near = threshold.astype(np.float32)
+    return np.where(near > threshold, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def walked(forest: Forest, samples: np.ndarray) -> np.ndarray:
+    """Return float64 [n]: the calibrated scores of samples without NaN, as candidates get them."""
+    return np.interp(predicted(*forest.walk(), samples), forest.calibration_x, forest.calibration_y)

@@ -1,0 +1,287 @@
+"""What a real/bogus model is worth: missed and false shares, calibration and completeness, with intervals."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import chi2, rankdata
+
+from ks4diff.stages.recover import wilson
+from ks4diff.stages.sim.sky import CHANGING
+from ks4diff.training.fit import prior_weights
+from ks4diff.training.table import ALERT_SCORE, Table
+
+FULL_CHIP_MPIX = 9216 * 9232 / 1e6
+NORMAL_95 = 1.96
+FALSE_SHARES = (0.01, 0.001)
+MISSED_SHARE = 0.01
+BINS = 15  # of equal mass, of the calibration error
+SCORE_EDGES = (5.0, 6.0, 7.0, 8.0, 10.0, 20.0, np.inf)
+SEEING_EDGES = (0.0, 3.0, 4.0, np.inf)  # pixels: 1.2" and 1.6"
+BOOTSTRAPS = 200
+
+
+class Sets(NamedTuple):
+    """Scores and fields of candidates above `ALERT_SCORE` that no flag rejects; withheld ones are -1.
+
+    Sources added to images and those of the simulated sky stand apart: the former are what the forest has
+    mostly seen.
+    """
+
+    added: np.ndarray
+    added_field: np.ndarray
+    sky: np.ndarray
+    sky_field: np.ndarray
+    bogus: np.ndarray
+    bogus_field: np.ndarray
+
+
+def is_added(tags: np.ndarray) -> np.ndarray:
+    """Return bool [n]: sources that were added to an image."""
+    return np.char.startswith(tags, "added_")
+
+
+def sets_of(table: Table, score: np.ndarray, which: np.ndarray | None = None) -> Sets:
+    """Return the three sets of a table with its rows' scores (NaN withheld), of the rows ``which``."""
+    rows = table.rows
+    use = table.unflagged & (np.abs(rows["scorr"]) >= ALERT_SCORE) & (rows["round"] >= 0)
+    use = use if which is None else use & which
+    held = np.where(np.isnan(score), -1.0, score)
+    added = is_added(rows["tag"])
+    kinds = (use & added, use & rows["real"] & ~added, use & ~rows["real"])
+    return Sets(*(value for kind in kinds for value in (held[kind], table.field[kind])))
+
+
+def false_share_threshold(bogus: np.ndarray, share: float) -> float:
+    """Return the score above which at most ``share`` of the bogus are."""
+    if not len(bogus):
+        return 0.0
+    falling = np.sort(bogus)[::-1]
+    return float(max(falling[min(int(share * len(bogus)), len(bogus) - 1)], 0.0))
+
+
+def missed_share(real: np.ndarray, bogus: np.ndarray, share: float) -> float:
+    """Return the share of the real ones not above the threshold that ``share`` of the bogus pass."""
+    return float((real <= false_share_threshold(bogus, share)).mean()) if len(real) else float("nan")
+
+
+def false_share(real: np.ndarray, bogus: np.ndarray, missed: float) -> float:
+    """Return the share of bogus at the threshold that all but ``missed`` of the real ones reach."""
+    if not len(real) or not len(bogus):
+        return float("nan")
+    return float((bogus >= np.sort(real)[int(missed * len(real))]).mean())
+
+
+def auc(real: np.ndarray, bogus: np.ndarray) -> float:
+    """Return the chance that a real one scores above a bogus one, ties by half (Mann & Whitney 1947)."""
+    if not len(real) or not len(bogus):
+        return float("nan")
+    ranks = rankdata(np.r_[real, bogus])
+    return float((ranks[: len(real)].sum() - len(real) * (len(real) + 1) / 2) / (len(real) * len(bogus)))
+
+
+def calibration_error(real: np.ndarray, bogus: np.ndarray, prior: float) -> float:
+    """Return the mean |score - share of real ones| over 15 bins of equal mass at a prior."""
+    low, mean, share, mass = reliability(real, bogus, prior)
+    return float((np.abs(mean - share) * mass).sum()) if len(low) else float("nan")
+
+
+def reliability(
+    real: np.ndarray, bogus: np.ndarray, prior: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return per bin of equal mass: lowest score, mean score, share of real ones, mass; withheld left out."""
+    score = np.r_[real, bogus]
+    kind = np.r_[np.ones(len(real), bool), np.zeros(len(bogus), bool)]
+    score, kind = score[score >= 0], kind[score >= 0]
+    if not kind.any() or kind.all():
+        return (np.empty(0),) * 4
+    weights = prior_weights(kind, prior)
+    order = np.argsort(score, kind="stable")
+    score, kind, weights = score[order], kind[order], weights[order]
+    at = np.minimum((np.cumsum(weights) - weights / 2) * BINS, BINS - 1).astype(int)
+    mass = np.bincount(at, weights, BINS)
+    held = mass > 0
+    mean = np.bincount(at, weights * score, BINS)[held] / mass[held]
+    share = np.bincount(at, weights * kind, BINS)[held] / mass[held]
+    low = np.array([score[at == k].min() for k in np.flatnonzero(held)])
+    return low, mean, share, mass[held]
+
+
+def with_interval(measure, real, real_field, bogus, bogus_field) -> dict[str, float]:
+    """Return a measure of (real, bogus) with the 2.5 and 97.5 % points over drawn-again sets of fields."""
+    value = measure(real, bogus)
+    fields = np.union1d(real_field, bogus_field)
+    rng = np.random.default_rng(73)
+    drawn = []
+    by = [
+        [values[of == number] for number in fields]
+        for values, of in ((real, real_field), (bogus, bogus_field))
+    ]
+    for _ in range(BOOTSTRAPS):
+        chosen = rng.integers(0, len(fields), len(fields)) if len(fields) else []
+        parts = [np.concatenate([kind[k] for k in chosen] or [np.empty(0)]) for kind in by]
+        if len(parts[0]) and len(parts[1]):
+            drawn.append(measure(*parts))
+    drawn = [one for one in drawn if np.isfinite(one)]
+    low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (np.nan, np.nan)
+    return {"value": _short(value), "low": _short(low), "high": _short(high)}
+
+
+def share_row(hits: int, of: int) -> dict[str, float]:
+    """Return a share with its 95 % Wilson interval."""
+    low, high = wilson(hits, of, NORMAL_95)
+    return {
+        "n": int(of),
+        "value": _short(hits / of if of else np.nan),
+        "low": _short(low),
+        "high": _short(high),
+    }
+
+
+def _short(value: float) -> float | None:
+    return None if not np.isfinite(value) else float(f"{value:.4g}")
+
+
+def telling(table: Table, score: np.ndarray, prior: float) -> dict[str, Any]:
+    """Return how well scores tell real from bogus: of added sources, of the sky's own, each against bogus."""
+    sets = sets_of(table, score)
+    strong = sets_of(table, score, np.abs(table.rows["scorr"]) >= 7)
+    out: dict[str, Any] = {
+        "fields": len(table.site),
+        "nights": int((table.nights["mpix"] > 0).sum()),
+        "mpix": round(table.mpix(), 1),
+        "bogus": len(sets.bogus),
+    }
+    for name, real, of, bright in (
+        ("added", sets.added, sets.added_field, (strong.added, strong.added_field)),
+        ("sky", sets.sky, sets.sky_field, (strong.sky, strong.sky_field)),
+    ):
+        against = (real, of, sets.bogus, sets.bogus_field)
+        out[name] = {
+            "real": len(real),
+            "withheld": int((real < 0).sum()),
+            "missed_at_false_1pct": with_interval(lambda r, b: missed_share(r, b, 0.01), *against),
+            "missed_at_false_0.1pct": with_interval(lambda r, b: missed_share(r, b, 0.001), *against),
+            "missed_at_false_1pct_score_7": with_interval(
+                lambda r, b: missed_share(r, b, 0.01), *bright, strong.bogus, strong.bogus_field
+            ),
+            "false_at_missed_1pct": with_interval(lambda r, b: false_share(r, b, MISSED_SHARE), *against),
+            "auc": with_interval(auc, *against),
+            "calibration_error": with_interval(lambda r, b: calibration_error(r, b, prior), *against),
+        }
+    return out
+
+
+def slices(table: Table, score: np.ndarray, threshold: float) -> dict[str, Any]:
+    """Return shares that reach a threshold: by |S_corr|, seeing, kind of real source and kind of bogus."""
+    rows = table.rows
+    use = table.unflagged & (np.abs(rows["scorr"]) >= ALERT_SCORE) & (rows["round"] >= 0)
+    added = is_added(rows["tag"])
+    passed = np.nan_to_num(score, nan=-1.0) >= threshold
+    seeing = _seeing(table)
+    out: dict[str, Any] = {"kind": {}, "bogus": {}, "added_score": {}, "added_seeing": {}}
+    for tag in np.unique(rows["tag"][use]):
+        of = use & (rows["tag"] == tag)
+        which = "kind" if rows["real"][of].any() else "bogus"
+        out[which][str(tag)] = share_row(int(passed[of].sum()), int(of.sum()))
+    for name, value, edges in (
+        ("added_score", np.abs(rows["scorr"]), SCORE_EDGES),
+        ("added_seeing", seeing, SEEING_EDGES),
+    ):
+        for low, high in pairwise(edges):
+            of = use & added & (value >= low) & (value < high)
+            out[name][f"{low:g}-{high:g}"] = share_row(int(passed[of].sum()), int(of.sum()))
+    return out
+
+
+def _seeing(table: Table) -> np.ndarray:
+    seeing = {
+        (field, night["night"]): night["seeing"]
+        for field, night in zip(table.night_field.tolist(), table.nights, strict=True)
+    }
+    pairs = zip(table.field.tolist(), table.rows["night"], strict=True)
+    return np.array([seeing[pair] for pair in pairs], dtype=np.float64)
+
+
+class Searched(NamedTuple):
+    """Images whose candidates may become alerts: their area (Mpix), and which rows and changes are theirs."""
+
+    mpix: float
+    nights: int
+    rows: np.ndarray
+    changes: np.ndarray
+
+
+def searched(table: Table) -> Searched:
+    """Return the images that were subtracted and not refused for their quality."""
+    good = (table.nights["mpix"] > 0) & (table.nights["quality"] != "fail")
+    pairs = set(zip(table.night_field[good].tolist(), table.nights["night"][good].tolist(), strict=True))
+    of = [
+        np.array([pair in pairs for pair in zip(fields.tolist(), nights.tolist(), strict=True)], dtype=bool)
+        for fields, nights in (
+            (table.field, table.rows["night"]),
+            (table.change_field, table.changes["night"]),
+        )
+    ]
+    return Searched(float(table.nights["mpix"][good].sum()), int(good.sum()), *of)
+
+
+def false_scores(table: Table, score: np.ndarray, seen: Searched) -> np.ndarray:
+    """Return the scores of what would be false alerts with a threshold of 0, highest first."""
+    rows = table.rows
+    use = seen.rows & table.unflagged & ~rows["real"] & (rows["round"] == 0)
+    use &= np.abs(rows["scorr"]) >= ALERT_SCORE
+    return np.sort(score[use & np.isfinite(score)])[::-1]
+
+
+def lowest_threshold(table: Table, score: np.ndarray, per_chip: float) -> float:
+    """Return the lowest score that leaves at most ``per_chip`` false alerts in the area of a full chip."""
+    seen = searched(table)
+    falling = false_scores(table, score, seen)
+    allowed = int(per_chip * seen.mpix / FULL_CHIP_MPIX)
+    if allowed >= len(falling):
+        return 0.0
+    return float(np.nextafter(falling[allowed], 2.0))
+
+
+def alerts_at(table: Table, score: np.ndarray, threshold: float) -> dict[str, Any]:
+    """Return false alerts per full chip at a threshold, and how many of the sources become alerts.
+
+    Sources count by the S/N that the difference should show, whether detected or not. The false alerts'
+    interval is Poisson's (Garwood 1936), shares have Wilson's, both of 95 %.
+    """
+    seen = searched(table)
+    n = int((false_scores(table, score, seen) >= threshold).sum())
+    chips = seen.mpix / FULL_CHIP_MPIX
+    low, high = (chi2.ppf(0.025, 2 * n) / 2 if n else 0.0), chi2.ppf(0.975, 2 * n + 2) / 2
+    passed = table.unflagged & (np.nan_to_num(score, nan=-1.0) >= threshold)
+    passed &= np.abs(table.rows["scorr"]) >= ALERT_SCORE
+    changes = table.changes
+    found = np.zeros(len(changes), dtype=bool)
+    has = changes["row"] >= 0
+    found[has] = passed[changes["row"][has]]
+    out: dict[str, Any] = {
+        "mpix": round(seen.mpix, 1),
+        "nights": seen.nights,
+        "false_alerts": n,
+        "per_full_chip": {
+            "value": _short(n / chips if chips else np.nan),
+            "low": _short(low / chips if chips else np.nan),
+            "high": _short(high / chips if chips else np.nan),
+        },
+    }
+    added = is_added(changes["tag"]) & seen.changes
+    for name, low, high in (*_bins(), ("8", 8, np.inf)):
+        of = added & (changes["expected"] >= low) & (changes["expected"] < high)
+        out.setdefault("added", {})[name] = share_row(int(found[of].sum()), int(of.sum()))
+    for kind in CHANGING:
+        of = seen.changes & (changes["tag"] == kind) & (changes["expected"] >= ALERT_SCORE)
+        of &= np.isfinite(changes["expected"])
+        out.setdefault("sky", {})[kind] = share_row(int(found[of].sum()), int(of.sum()))
+    return out
+
+
+def _bins() -> list[tuple[str, float, float]]:
+    return [(f"{low:g}-{high:g}", low, high) for low, high in pairwise(SCORE_EDGES)]

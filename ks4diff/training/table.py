@@ -1,0 +1,169 @@
+"""A training set in memory: the rows of many fields, which belong together, and which are held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ks4diff.products.candidates import REJECTING_BITS
+from ks4diff.products.errors import InputError
+from ks4diff.training.harvest import CHANGES, NIGHT, ROW
+
+HELD_OUT_SITE = "SSO"
+ALERT_SCORE = 5.0  # |S_corr| of candidates that a run makes by default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of fields: ``features`` float32 [n, 60], ``rows`` of `ROW`, ``field`` int32 [n] their fields.
+
+    ``changes`` (of `CHANGES`, their "row" counted through all fields) and ``nights`` (of `NIGHT`) have
+    ``change_field`` and ``night_field``; ``site`` is that of each field, by number.
+    """
+
+    features: np.ndarray
+    rows: np.ndarray
+    field: np.ndarray
+    changes: np.ndarray
+    change_field: np.ndarray
+    nights: np.ndarray
+    night_field: np.ndarray
+    site: dict[int, str]
+
+    @property
+    def known(self) -> np.ndarray:
+        """Bool [n]: rows whose stamp can be trusted; others get no score."""
+        return np.isfinite(self.features[:, 0])
+
+    @property
+    def unflagged(self) -> np.ndarray:
+        """Bool [n]: rows that could become alerts."""
+        return (self.rows["flags"] & REJECTING_BITS) == 0
+
+    def of_fields(self, fields: Sequence[int]) -> Table:
+        """Return the rows, changes and nights of some fields; the changes' rows are counted anew."""
+        keep = np.isin(self.field, fields)
+        changes = self.changes[np.isin(self.change_field, fields)].copy()
+        seen = changes["row"] >= 0
+        changes["row"][seen] = (np.cumsum(keep) - 1)[changes["row"][seen]]
+        return replace(
+            self,
+            features=self.features[keep],
+            rows=self.rows[keep],
+            field=self.field[keep],
+            changes=changes,
+            change_field=self.change_field[np.isin(self.change_field, fields)],
+            nights=self.nights[np.isin(self.night_field, fields)],
+            night_field=self.night_field[np.isin(self.night_field, fields)],
+            site={field: site for field, site in self.site.items() if field in set(fields)},
+        )
+
+    def mpix(self) -> float:
+        """Return the area that was searched for bogus, millions of pixels: each night once."""
+        return float(self.nights["mpix"].sum())
+
+
+def read_table(paths: Sequence[Path]) -> tuple[Table, str]:
+    """Return the table of harvested fields and 16 hex digits of the sha256 of all that is in it.
+
+    Raises
+    ------
+    InputError
+        When a file cannot be read or is none of a harvest.
+
+    """
+    names = ("features", "rows", "changes", "nights")
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    of: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    site: dict[int, str] = {}
+    digest, first = hashlib.sha256(), 0
+    for number, path in sorted((field_number(path), path) for path in paths):
+        one, site[number] = _read_field(path)
+        one["changes"]["row"][one["changes"]["row"] >= 0] += first
+        first += len(one["rows"])
+        for name in names:
+            digest.update(np.ascontiguousarray(one[name]).tobytes())
+            parts[name].append(one[name])
+            of[name].append(np.full(len(one[name]), number, dtype=np.int32))
+    if not site:
+        raise InputError("no field has been harvested")
+    joined = {name: np.concatenate(parts[name]) for name in names}
+    fields = {name: np.concatenate(of[name]) for name in names}
+    table = Table(
+        **joined,
+        field=fields["rows"],
+        change_field=fields["changes"],
+        night_field=fields["nights"],
+        site=site,
+    )
+    return table, digest.hexdigest()[:16]
+
+
+def field_number(path: Path) -> int:
+    """Return the number of the field whose file this is."""
+    return int(path.stem.removeprefix("field"))
+
+
+def _read_field(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    kinds = {"features": np.dtype(np.float32), "rows": ROW, "changes": CHANGES, "nights": NIGHT}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            one = {name: archive[name] for name in kinds}
+            site = str(archive["site"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: no harvested field: {error}") from None
+    for name, kind in kinds.items():
+        if one[name].dtype != kind:
+            raise InputError(f"{path}: {name} is of another version of ks4diff; harvest it again")
+    return one, site
+
+
+def split_fields(table: Table, seed: int, test_share: float) -> tuple[list[int], list[int], list[int]]:
+    """Return (training, test, other site): numbers of fields, none in two.
+
+    All nights of a field go together, and all fields of `HELD_OUT_SITE` are the third list.
+    """
+    other = sorted(number for number, site in table.site.items() if site == HELD_OUT_SITE)
+    rest = sorted(set(table.site) - set(other))
+    order = np.random.default_rng([seed, 71]).permutation(len(rest))
+    n_test = round(test_share * len(rest))
+    return sorted(rest[k] for k in order[n_test:]), sorted(rest[k] for k in order[:n_test]), other
+
+
+def folds(fields: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Return int [rows] the fold of each row, 0 to n-1: all rows of a field in one, folds alike in size."""
+    numbers, counts = np.unique(fields, return_counts=True)
+    order = np.random.default_rng([seed, 72]).permutation(len(numbers))
+    size, fold = np.zeros(n), np.zeros(len(numbers), dtype=int)
+    for k in order[np.argsort(-counts[order], kind="stable")]:
+        fold[k] = int(size.argmin())
+        size[fold[k]] += counts[k]
+    return fold[np.searchsorted(numbers, fields)]
+
+
+def balanced_weights(table: Table, flagged_weight: float) -> np.ndarray:
+    """Return float64 [n], mean 1: real and bogus rows of equal total weight at every |S_corr|.
+
+    Otherwise the score itself would tell them apart by the law that injections were drawn from. Flagged rows,
+    which never become alerts, count ``flagged_weight`` as much as others. Bins of |S_corr| hold 5 % of all
+    rows and weigh the geometric mean of their two kinds; rows of a bin with one kind only weigh nothing.
+    """
+    score = np.log(np.abs(table.rows["scorr"]).astype(np.float64))
+    real = table.rows["real"]
+    own = np.where(table.unflagged, 1.0, flagged_weight)
+    edges = np.quantile(score, np.linspace(0, 1, 21)[1:-1])
+    at = np.searchsorted(edges, score)
+    out = np.zeros(len(score))
+    for k in range(20):
+        total = [own[(at == k) & (real == kind)].sum() for kind in (False, True)]
+        if min(total) <= 0:
+            continue
+        share = np.sqrt(total[0] * total[1])
+        for kind in (False, True):
+            rows = (at == k) & (real == kind)
+            out[rows] = own[rows] * share / total[int(kind)]
+    return out / out.mean() if out.any() else np.ones(len(score))
