@@ -1,12 +1,15 @@
 """``ks4diff alerts`` as a person or a script sees it."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import pytest
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from typer.testing import CliRunner
 
 from ks4diff.cli.alerts import app
@@ -15,11 +18,12 @@ from ks4diff.cli.output import alert_line, json_record
 from ks4diff.io import sinks
 from ks4diff.io.outbox import Outbox, Outcome, State, read_status
 from ks4diff.io.packets import alert_schema, container_bytes, read_container
+from ks4diff.io.publish import publish
 from ks4diff.products.errors import ConfigError, InputError
 from tests.broker.broker import free_port
 from tests.sample_alert import SAMPLE, make_candidate, make_records
 
-COMMANDS = ("tail", "resend", "status", "show", "schema")
+COMMANDS = ("tail", "replay", "show", "verify", "resend", "status", "schema")
 
 
 def run(*arguments):
@@ -187,3 +191,47 @@ def test_resend_then_tail(kafka_broker, tmp_path):
         assert path.read_bytes() == container_bytes([record])
     assert len(list((tmp_path / "saved").glob("*.png"))) == 3
     assert len(run(*options, "--limit", 2).stdout.splitlines()) == 2
+
+
+@pytest.mark.kafka
+def test_tail_with_cuts_in_a_group(kafka_broker, tmp_path):
+    """What does not pass is done with too; a second call goes on, and drops what came a second time."""
+    topic = f"test.{uuid.uuid4().hex[:12]}"
+    bright, faint = make_records(2, candidate=make_candidate(scorr=30.0)), make_records(2, first=2)
+    options = ["--kafka", kafka_broker.servers, "--topic", topic, "--from-beginning", "--timeout", "0.5"]
+    options += ["--group", topic, "--seen", tmp_path / "seen.db"]
+    cuts = ["--filter", "scorr > 29", "--cone", "123.4568,-34.5679,0.01", "--min-rb", 0.9]
+    filled(tmp_path, bright + faint, kafka=kafka_broker.servers, topic=topic)
+    shown = run("tail", *options, *cuts)
+    assert shown.exit_code == 0
+    assert sorted(shown.stdout.splitlines()) == sorted(alert_line(record) for record in bright)
+    publish(bright + make_records(1, first=4), kafka_broker.servers, topic=topic, deadline_s=30.0)
+    shown = run("tail", *options)
+    assert shown.stdout.splitlines() == [alert_line(make_records(1, first=4)[0])]
+    state = run("status", *options[:4], "--group", topic)
+    assert state.stdout == f"topic {topic}: 7 messages\ngroup {topic}: 0 still to read\n"
+
+
+@pytest.mark.kafka
+def test_the_readmes_consumer_reads_from_a_real_broker(kafka_broker, tmp_path):
+    """As printed there, but for server, topic and a group that begins with the oldest alert."""
+    topic = f"test.{uuid.uuid4().hex[:12]}"
+    records = make_records(3) + make_records(1, first=3, candidate=make_candidate(rb=0.5))
+    filled(tmp_path, records, kafka=kafka_broker.servers, topic=topic)
+    reader = KafkaConsumer(bootstrap_servers=kafka_broker.servers, group_id=topic)
+    starts = {TopicPartition(topic, number): OffsetAndMetadata(0, "", -1) for number in range(4)}
+    reader.commit(starts)
+    reader.close()
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(block.strip().splitlines()) <= 11
+    for printed, ours in (("localhost:9092", kafka_broker.servers), ("ks4.alerts.v1", topic)):
+        assert printed in block
+        block = block.replace(printed, ours)
+    command = [sys.executable, "-u", "-c", block.replace("my-group", topic)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = [process.stdout.readline() for _ in range(3)]
+        finally:
+            process.kill()
+    assert sorted(lines) == [f"KS4-2400000{k} 123.456789 -34.567891 R 21.4996 t\n" for k in range(3)]
