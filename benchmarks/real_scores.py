@@ -28,13 +28,14 @@ from ks4diff.numerics.forest import predicted
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.pair import PairResult, process_pair
 from ks4diff.pipeline.rb import RULES, model_for, model_id, scored, threshold
-from ks4diff.products.candidates import REJECTING_BITS, flag_names
+from ks4diff.products.candidates import flag_names
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.features import FEATURE_NAMES
 from ks4diff.products.model import RbModel
 from ks4diff.stages.features import scene_of
 from ks4diff.stages.forced import forced_flux, science_position
 from ks4diff.stages.package import select
+from ks4diff.stages.recover import unflagged
 from ks4diff.stages.score import ScoreConfig
 
 TRANSIENT = (129, 128)
@@ -49,7 +50,7 @@ class Place(NamedTuple):
 
     name: str
     real: bool
-    snr: float  # forced, NaN where not measured
+    snr: float  # forced; NaN where a flag covers the place, or not measured
     result: PairResult
     x: float
     y: float
@@ -69,7 +70,7 @@ def event_places(realdata: Path, frames: list[str]) -> Iterator[Place]:
             print(f"MOA {frame}: skipped: {skip}")
             continue
         flux, error = forced_flux(result.subtracted, *EVENT_IN_0028)
-        if abs(flux) > TELLING_SNR * error:
+        if not abs(flux) <= TELLING_SNR * error:  # NaN where a flag covers it: told too
             x, y = science_position(result.subtracted.registration, *EVENT_IN_0028)
             yield Place(f"MOA {frame} event", True, flux / error, result, x, y, EVENT_REACH_PIX)
 
@@ -92,17 +93,18 @@ def null_result(realdata: Path) -> PairResult:
 
 
 def verdict(place: Place, model: str) -> dict[str, Any]:
-    """Return what a model ("rules" or a folder) makes of a place: of the nearest candidate if real.
+    """Return what a model ("rules" or a folder) makes of the candidate nearest to a place.
 
-    Of a place where nothing changed, of the candidate in reach that is most an alert.
+    Of a place where nothing changed, of the candidate in reach that is taken for real most. "real": without
+    rejecting flag and above the model's threshold; an alert needs a quality that is not "fail", too.
     """
     table, alerts = scored_by(place.result, model)
     distance = np.hypot(table["x"] - place.x, table["y"] - place.y)
     near = np.flatnonzero(distance <= place.reach)
     if not len(near):
-        return {"found": False, "alert": False}
-    is_alert = np.isin(near, list(alerts))
-    worth = -distance[near] if place.real else is_alert + np.nan_to_num(table["rb"][near]) / 2
+        return {"found": False, "real": False, "alert": False}
+    accepted = unflagged(table[near]) & (table["rb"][near] >= threshold(ScoreConfig(model=model), None))
+    worth = -distance[near] if place.real else accepted + np.nan_to_num(table["rb"][near]) / 2
     best = int(np.argmax(worth))
     row = table[near[best]]
     return {
@@ -110,7 +112,8 @@ def verdict(place: Place, model: str) -> dict[str, Any]:
         "scorr": float(row["scorr"]),
         "flags": flag_names(int(row["flags"])),
         "rb": float(row["rb"]),
-        "alert": bool(is_alert[best]),
+        "real": bool(accepted[best]),
+        "alert": int(near[best]) in alerts,
     }
 
 
@@ -128,11 +131,10 @@ def print_places(places: Iterator[Place], models: list[str]) -> list[dict[str, A
     for place in places:
         for model in models:
             told = verdict(place, model)
-            right = told["alert"] == place.real
+            right = told["real"] == place.real
             name = model_id(ScoreConfig(model=model))
             print(_line(place, name, told, right=right), flush=True)
-            facts = {"place": place.name, "snr": place.snr, "model": name, "real": place.real}
-            out.append({**facts, **told, "right": right})
+            out.append({"place": place.name, "snr": place.snr, "model": name, **told, "right": right})
     return out
 
 
@@ -143,11 +145,9 @@ def _line(place: Place, model: str, told: dict[str, Any], *, right: bool) -> str
         flags = ",".join(told["flags"]) or "-"
         words = f"S_corr {told['scorr']:+7.1f}  rb {told['rb']:.3f}  flags {flags}"
     quality = place.result.report.quality
+    taken = f"{'real' if told['real'] else 'bogus'}, {'right' if right else 'WRONG'}"
     alert = "alert" if told["alert"] else "no alert"
-    return (
-        f"{place.name:22s} S/N {snr:>6s}  {model:24s} {words}  quality {quality}: "
-        f"{alert}, {'right' if right else 'WRONG'}"
-    )
+    return f"{place.name:22s} S/N {snr:>6s}  {model:24s} {words}: {taken}; quality {quality}, {alert}"
 
 
 def print_null(realdata: Path, models: list[str]) -> list[dict[str, Any]]:
@@ -155,10 +155,10 @@ def print_null(realdata: Path, models: list[str]) -> list[dict[str, Any]]:
     result, out = null_result(realdata), []
     for model in models:
         table, alerts = scored_by(result, model)
-        unflagged = (table["flags"] & REJECTING_BITS) == 0
-        best = float(np.nan_to_num(table["rb"][unflagged]).max(initial=0.0))
+        good = unflagged(table)
+        best = float(np.nan_to_num(table["rb"][good]).max(initial=0.0))
         name = model_id(ScoreConfig(model=model))
-        counts = f"{len(alerts)} alerts of {len(table)} candidates, {unflagged.sum()} unflagged"
+        counts = f"{len(alerts)} alerts of {len(table)} candidates, {good.sum()} unflagged"
         print(f"ESO 085-030            {name:24s} {counts}, best rb {best:.3f}")
         out.append({"place": "ESO 085-030", "model": name, "alerts": len(alerts), "best": best})
     return out

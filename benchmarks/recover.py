@@ -22,9 +22,9 @@ from ks4diff.io.exposures import find_exposures
 from ks4diff.io.kmtnet import read_exposure_chip
 from ks4diff.io.templates import TemplateStore
 from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.pipeline.efficiency import with_injected
 from ks4diff.pipeline.ingest import TileOptions, add_tile
-from ks4diff.pipeline.pair import calibrated, subtract_chips
-from ks4diff.pipeline.report import Stopwatch
+from ks4diff.pipeline.pair import calibrated
 from ks4diff.pipeline.run import POINTING_ERROR_PIX
 from ks4diff.pipeline.templates import template_for
 from ks4diff.products.candidates import CANDIDATE_FLAGS
@@ -32,10 +32,19 @@ from ks4diff.products.chip import CalibratedChip, RawChip
 from ks4diff.products.subtracted import SubtractedChip
 from ks4diff.stages.astrometry import nominal_wcs
 from ks4diff.stages.footprint import chip_footprint
-from ks4diff.stages.inject import PLACES, InjectConfig, inject
+from ks4diff.stages.inject import PLACES, InjectConfig
 from ks4diff.stages.mosaic import as_template
 from ks4diff.stages.photometry import njy_per_count
-from ks4diff.stages.recover import RecoverConfig, false_counts, recover, wilson
+from ks4diff.stages.recover import (
+    FLAGGED,
+    UNFLAGGED,
+    RecoverConfig,
+    efficiency,
+    false_counts,
+    near_any,
+    recover,
+    wilson,
+)
 from ks4diff.stages.signature import find_signature
 from ks4diff.stages.sim.config import DetectorConfig, OpticsConfig, SimulateConfig, TemplateConfig
 
@@ -80,8 +89,7 @@ def real_ones(sky: Sky, done: SubtractedChip, injected: np.ndarray, match_pix: f
     rows = rows[np.isfinite(rows["expected_scorr"]) | np.isin(rows["kind"], [b"moving", b"fading"])]
     streak = np.hypot(rows["rate_x"], rows["rate_y"]) * sky.config.exptime_s / 3600
     away = np.hypot(table["x"][:, None] - rows["x"], table["y"][:, None] - rows["y"]) - streak / 2
-    added = np.hypot(table["x"][:, None] - injected["x"], table["y"][:, None] - injected["y"])
-    return (away < match_pix).any(axis=1) | (added < match_pix).any(axis=1)
+    return (away < match_pix).any(axis=1) | near_any(table, injected["x"], injected["y"], match_pix)
 
 
 def one(sky: Sky, config: PipelineConfig, seed: int) -> dict:
@@ -91,30 +99,26 @@ def one(sky: Sky, config: PipelineConfig, seed: int) -> dict:
     hosts = sky.truth["sources"]
     hosts = hosts[(hosts["kind"] == b"galaxy") & (hosts["mag"] < BRIGHT_HOST_MAG)]
     galaxies = np.array([hosts["x"], hosts["y"], np.full(len(hosts), HOST_FWHM_PIX)])
-    changed, injected = inject(raw, calibrated(raw, config), InjectConfig(seed=seed), galaxies=galaxies)
-    done = subtract_chips(calibrated(changed, config), template, config, Stopwatch())
+    plain, wanted = calibrated(raw, config), InjectConfig(seed=seed)
+    done, injected = with_injected(raw, plain, template, config, wanted, galaxies=galaxies)
     zeropoint = done.chip.raw.zeropoint
     unit = 1.0 if zeropoint is None else njy_per_count(zeropoint)
     back = recover(injected, done.candidates, done.difference, recovery_config, unit=unit)
     real = real_ones(sky, done, injected, recovery_config.match_pix)
     table = done.candidates.table
-    lost = back.flagged & (back.expected > BINS[0][0])
-    near = (
-        np.hypot(table["x"][:, None] - injected["x"][lost], table["y"][:, None] - injected["y"][lost]) < 2.5
-    )
-    why = table["flags"][near.any(axis=1)]
+    lost = (back["became"] == FLAGGED) & (back["snr"] > BINS[0][0])
+    near = near_any(table, injected["x"][lost], injected["y"][lost], recovery_config.match_pix)
+    why = table["flags"][near]
+    found = back["became"] >= UNFLAGGED
     bins = {
-        f"{low:g}-{high:g}": [
-            int((back.found & of_it).sum()),
-            int(of_it.sum()),
-        ]
+        f"{low:g}-{high:g}": [int((found & of_it).sum()), int(of_it.sum())]
         for low, high in BINS
-        for of_it in [(back.expected >= low) & (back.expected < high)]
+        for of_it in [(back["snr"] >= low) & (back["snr"] < high)]
     }
     places = {
-        name: [int((back.found & of_it).sum()), int(of_it.sum())]
+        name: [int((found & of_it).sum()), int(of_it.sum())]
         for k, name in enumerate(PLACES)
-        for of_it in [(injected["place"] == k) & (back.expected >= BINS[1][0])]
+        for of_it in [(injected["place"] == k) & (back["snr"] >= BINS[1][0])]
     }
     return {
         "bins": bins,
@@ -128,7 +132,7 @@ def one(sky: Sky, config: PipelineConfig, seed: int) -> dict:
             for f in CANDIDATE_FLAGS
             if f.rejecting and (why & f.bit).any()
         },
-        "efficiency": [vars(b) for b in back.bins],
+        "efficiency": [vars(b) for b in efficiency(back, back["snr"], recovery_config.snr_edges, 1.0)],
     }
 
 

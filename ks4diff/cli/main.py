@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from ks4diff import __version__
-from ks4diff.cli import alerts, calibrate, demo, forced, run, simulate, subtract, templates, train
+from ks4diff.cli import (
+    alerts,
+    calibrate,
+    demo,
+    efficiency,
+    forced,
+    run,
+    simulate,
+    subtract,
+    templates,
+    train,
+)
 from ks4diff.products.errors import ConfigError, DeliveryError, InputError, SkipChip
 
 app = typer.Typer(
@@ -22,6 +33,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("subtract")(subtract.subtract)
 app.command("run")(run.run)
+app.command("efficiency")(efficiency.efficiency)
 app.command("forced")(forced.forced)
 app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)

@@ -89,7 +89,7 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; numbers that are not finite become null."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     def to_json(self) -> str:
         """Return the text of report.json."""
@@ -184,11 +184,12 @@ def peak_rss_mb() -> float:
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a tree of values as JSON can hold it: numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -3,49 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from ks4diff.products.candidates import REJECTING_BITS, Candidates
 from ks4diff.products.difference import Difference
 
+# what became of an injected source, each more than the one before
+MISSED, FLAGGED, UNFLAGGED, ALERT = range(4)
+ENOUGH = 3  # found sources, for a bias
+RECOVERED = np.dtype(
+    [
+        ("place", "i1"),  # as injected
+        ("flux", "f8"),  # as injected, counts
+        ("snr", "f8"),  # expected: the flux over the difference's own error at the place
+        ("became", "i1"),  # MISSED to ALERT
+        ("found", "f8"),  # flux that was measured, counts; this and what follows NaN of missed ones
+        ("error", "f8"),
+        ("dx", "f8"),  # pixels, measured less injected
+        ("dy", "f8"),
+    ]
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverConfig:
-    """What counts as found."""
+    """What counts as found, and how it is counted."""
 
     match_pix: float = 2.5  # five errors of the position of a 5-sigma source at 2" seeing
-    edges: tuple[float, ...] = (5.0, 6.0, 8.0, 12.0, 20.0, 1e9)  # of the bins of expected S/N
+    snr_edges: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 25.0, np.inf)  # of bins
+    mag_step: float = 0.5
+    sigmas: float = 1.96  # of Wilson intervals: 95 %
+
+
+class Share(NamedTuple):
+    """How many of a bin, which fraction that is, and its Wilson interval."""
+
+    count: int
+    fraction: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
-    """One bin of expected S/N: how many of how many were found unflagged, with 68 % Wilson limits.
+    """What became of the sources injected in one bin.
 
-    ``flagged`` were detected and then rejected. ``flux_bias`` is the median of found over true flux less 1,
-    ``pull`` the std of flux errors in units of their own, ``offset`` the mean (x, y) error in pixels; NaN of
-    fewer than 3 found.
+    ``detected`` have a candidate, ``unflagged`` one without rejecting flag, ``alerts`` one that is an alert.
+    Of the unflagged ones ``flux_bias`` is the median of measured over true flux less 1 with its standard
+    error, ``pull`` the std of flux errors in units of their own, ``offset`` the mean (x, y) error and
+    ``scatter`` the rms distance, pixels; NaN of fewer than 3.
     """
 
     low: float
     high: float
     injected: int
-    found: int
-    flagged: int
-    limits: tuple[float, float]
+    detected: Share
+    unflagged: Share
+    alerts: Share
     flux_bias: float
+    flux_bias_error: float
     pull: float
     offset: tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recovery:
-    """All bins, and of each injected source whether it was found and its S/N expected in the difference."""
-
-    bins: tuple[Efficiency, ...]
-    expected: np.ndarray
-    found: np.ndarray
-    flagged: np.ndarray
+    scatter: float
 
 
 def recover(
@@ -55,52 +77,100 @@ def recover(
     config: RecoverConfig,
     *,
     unit: float,
-) -> Recovery:
-    """Return how the injected sources (rows with x, y and flux) came back; a flagged one is missed.
+    alerts: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return `RECOVERED` [n]: how each injected source (rows with x, y, flux and place) came back.
 
-    The S/N to expect is the flux over the difference's own error at the place. ``unit`` is the candidates'
-    flux unit per count.
+    ``unit`` is the candidates' flux unit per count; ``alerts`` are the rows that become alerts, none without.
     """
     table = candidates.table
     x, y = np.rint(injected["x"]).astype(int), np.rint(injected["y"]).astype(int)
-    expected = injected["flux"] / difference.flux_err[y, x]
-    good = (table["flags"] & REJECTING_BITS) == 0
-    near, distance = _nearest(injected, table, good)
-    found = distance < config.match_pix
-    flagged = ~found & (_nearest(injected, table, ~good)[1] < config.match_pix)
+    out = np.zeros(len(injected), RECOVERED)
+    out["place"], out["flux"] = injected["place"], injected["flux"]
+    out["snr"] = injected["flux"] / difference.flux_err[y, x]
+    for name in ("found", "error", "dx", "dy"):
+        out[name] = np.nan
+    of_it = {
+        FLAGGED: table["is_positive"],
+        UNFLAGGED: table["is_positive"] & unflagged(table),
+        ALERT: np.isin(np.arange(len(table)), [] if alerts is None else alerts) & table["is_positive"],
+    }
+    for became, which in of_it.items():
+        row, distance = _nearest(injected, table, which)
+        near = distance < config.match_pix
+        seen = table[row[near]]
+        out["became"][near] = became
+        out["found"][near], out["error"][near] = seen["flux"] / unit, seen["flux_err"] / unit
+        out["dx"][near], out["dy"][near] = seen["x"] - injected["x"][near], seen["y"] - injected["y"][near]
+    return out
+
+
+def unflagged(table: np.ndarray) -> np.ndarray:
+    """Return bool [n]: candidates without a rejecting flag."""
+    return (table["flags"] & REJECTING_BITS) == 0
+
+
+def near_any(table: np.ndarray, x: np.ndarray, y: np.ndarray, reach: float) -> np.ndarray:
+    """Return bool [n]: rows with columns x and y that lie within ``reach`` pixels of one of the places."""
+    if not len(x):
+        return np.zeros(len(table), dtype=bool)
+    away = np.hypot(table["x"][:, None] - np.asarray(x), table["y"][:, None] - np.asarray(y))
+    return (away < reach).any(axis=1)
+
+
+def efficiency(
+    rows: np.ndarray, values: np.ndarray, edges: np.ndarray | tuple[float, ...], sigmas: float
+) -> tuple[Efficiency, ...]:
+    """Return what became of `RECOVERED` rows in bins of ``values`` [n] between ``edges``."""
     bins = []
-    for low, high in zip(config.edges[:-1], config.edges[1:], strict=True):
-        of_it = (expected >= low) & (expected < high)
-        rows = injected[of_it & found]
-        seen = table[near[of_it & found]]
-        enough = len(rows) >= 3
-        error = seen["flux"] / unit - rows["flux"]
+    for low, high in pairwise(edges):
+        part = rows[(values >= low) & (values < high)]
+        counts = [int((part["became"] >= least).sum()) for least in (FLAGGED, UNFLAGGED, ALERT)]
+        detected, clean, alerts = (share(count, len(part), sigmas) for count in counts)
         bins.append(
             Efficiency(
-                low=low,
-                high=high,
-                injected=int(of_it.sum()),
-                found=len(rows),
-                flagged=int((of_it & flagged).sum()),
-                limits=wilson(len(rows), int(of_it.sum())),
-                flux_bias=float(np.median(error / rows["flux"])) if enough else np.nan,
-                pull=float((error * unit / seen["flux_err"]).std()) if enough else np.nan,
-                offset=tuple(
-                    float((seen[axis] - rows[axis]).mean()) if enough else np.nan for axis in ("x", "y")
-                ),
+                low=float(low),
+                high=float(high),
+                injected=len(part),
+                detected=detected,
+                unflagged=clean,
+                alerts=alerts,
+                **_biases(part[part["became"] >= UNFLAGGED]),
             )
         )
-    return Recovery(bins=tuple(bins), expected=expected, found=found, flagged=flagged)
+    return tuple(bins)
+
+
+def _biases(seen: np.ndarray) -> dict:
+    if len(seen) < ENOUGH:
+        nan = float("nan")
+        return {"flux_bias": nan, "flux_bias_error": nan, "pull": nan, "offset": (nan, nan), "scatter": nan}
+    relative = seen["found"] / seen["flux"] - 1
+    quarter = np.percentile(relative, [25, 75])
+    # of a median of n normal values: sqrt(pi / 2 n) of their std, which quartiles tell without outliers
+    spread = float(np.diff(quarter)[0]) / 1.349
+    return {
+        "flux_bias": float(np.median(relative)),
+        "flux_bias_error": spread * float(np.sqrt(np.pi / 2 / len(seen))),
+        "pull": float(((seen["found"] - seen["flux"]) / seen["error"]).std()),
+        "offset": (float(seen["dx"].mean()), float(seen["dy"].mean())),
+        "scatter": float(np.sqrt((seen["dx"] ** 2 + seen["dy"] ** 2).mean())),
+    }
 
 
 def _nearest(injected: np.ndarray, table: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (row, distance) of the nearest positive candidate of ``which`` to each injected source."""
-    rows = np.flatnonzero(which & table["is_positive"])
+    """Return (row, distance) of the nearest candidate of ``which`` to each injected source."""
+    rows = np.flatnonzero(which)
     if not len(rows):
         return np.zeros(len(injected), dtype=int), np.full(len(injected), np.inf)
     d = np.hypot(table["x"][rows][None] - injected["x"][:, None], table["y"][rows] - injected["y"][:, None])
     k = d.argmin(axis=1)
     return rows[k], d[np.arange(len(injected)), k]
+
+
+def share(count: int, trials: int, sigmas: float) -> Share:
+    """Return a count as a fraction of the trials, NaN of none, with its Wilson interval."""
+    return Share(count, count / trials if trials else float("nan"), *wilson(count, trials, sigmas))
 
 
 def wilson(successes: int, trials: int, z: float = 1.0) -> tuple[float, float]:
@@ -117,5 +187,5 @@ def false_counts(
 ) -> dict[float, int]:
     """Return how many unflagged candidates above each |S_corr| are not ``real`` (bool [n])."""
     table = candidates.table
-    bogus = ~real & ((table["flags"] & REJECTING_BITS) == 0)
+    bogus = ~real & unflagged(table)
     return {t: int((bogus & (np.abs(table["scorr"]) >= t)).sum()) for t in thresholds}

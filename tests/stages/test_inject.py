@@ -14,8 +14,19 @@ from ks4diff.products.psf import Psf
 from ks4diff.stages.calibrate import CalibrateConfig, calibrate
 from ks4diff.stages.crosstalk import CrosstalkConfig
 from ks4diff.stages.ghosts import GhostsConfig, flag_ghosts
-from ks4diff.stages.inject import PLACES, InjectConfig, inject
-from ks4diff.stages.recover import RecoverConfig, false_counts, recover, wilson
+from ks4diff.stages.inject import INJECTED, PLACES, InjectConfig, inject
+from ks4diff.stages.recover import (
+    ALERT,
+    FLAGGED,
+    MISSED,
+    UNFLAGGED,
+    RecoverConfig,
+    efficiency,
+    false_counts,
+    near_any,
+    recover,
+    wilson,
+)
 from tests import skies
 
 SHAPE = (310, 350)
@@ -128,7 +139,7 @@ def found(rows):
 
 class TestRecovered:
     def test_counts_flags_and_biases(self):
-        injected = np.zeros(5, dtype=[("x", "f8"), ("y", "f8"), ("flux", "f8")])
+        injected = np.zeros(5, INJECTED)
         injected["x"], injected["y"], injected["flux"] = [10, 30, 50, 70, 90], 50, [100, 100, 100, 100, 70]
         back = recover(
             injected,
@@ -140,18 +151,35 @@ class TestRecovered:
                 (90, 50, -140, 0),
             ]),
             scored(),
-            RecoverConfig(edges=(5.0, 8.0, 20.0)),
+            RecoverConfig(),
             unit=2.0,
+            alerts=np.array([1, 2]),
         )  # fmt: skip
-        low, high = back.bins
-        assert (low.injected, low.found, low.flagged) == (1, 0, 0)
-        assert (high.injected, high.found, high.flagged) == (4, 3, 1)
+        assert back["snr"].tolist() == [10, 10, 10, 10, 7]
+        assert back["became"].tolist() == [UNFLAGGED, ALERT, ALERT, FLAGGED, MISSED]
+        low, high = efficiency(back, back["snr"], (5.0, 8.0, 20.0), 1.96)
+        assert (low.injected, low.detected.count, low.alerts.count) == (1, 0, 0)
+        assert (high.injected, high.detected.count, high.unflagged.count, high.alerts.count) == (4, 4, 3, 2)
+        assert high.alerts.fraction == 0.5
+        assert high.alerts[2:] == pytest.approx(wilson(2, 4, 1.96))
         assert high.flux_bias == pytest.approx(0.1)
+        assert high.flux_bias_error == pytest.approx(0.2 / 1.349 * np.sqrt(np.pi / 6))
         assert high.pull == pytest.approx(np.std([1, -1, 3]))
         assert high.offset == pytest.approx((0.5, 0.0))
+        assert high.scatter == pytest.approx(0.5)
         assert np.isnan(low.flux_bias)
-        assert back.expected.tolist() == [10, 10, 10, 10, 7]
-        assert back.found.tolist() == [True, True, True, False, False]
+
+    def test_the_best_candidate_near_a_source_counts(self):
+        injected = np.zeros(1, INJECTED)
+        injected["x"], injected["y"], injected["flux"] = 10, 50, 100
+        rows = [(10, 50, 100, FLAG_BIT["dipole"]), (11.5, 50, 90, 0), (60, 60, 100, 0)]
+        (back,) = recover(injected, found(rows), scored(), RecoverConfig(), unit=1.0)
+        assert (back["became"], back["found"], back["dx"]) == (UNFLAGGED, 90, 1.5)
+
+    def test_near_is_nearer_than_the_reach(self):
+        table = found([(10, 10, 1, 0), (20, 10, 1, 0)]).table
+        assert near_any(table, np.array([12.0]), np.array([10.0]), 2.1).tolist() == [True, False]
+        assert near_any(table, np.zeros(0), np.zeros(0), 9.0).tolist() == [False, False]
 
     def test_wilson_is_the_textbooks(self):
         # Agresti & Coull 1998: 0 of 10 and 5 of 10 at 95 %
