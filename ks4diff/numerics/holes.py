@@ -14,60 +14,63 @@ START, DAMPING = 0.75, 0.96  # per pixel inwards: light and noise fade within a 
 
 
 @jit
-def _sweep(bad, depth, cap):
-    """Lower each bad pixel's depth to one more than the least of its neighbours above and to the left."""
-    rows, columns = bad.shape
+def _listed(flags):
+    """Return int64 [n]: where in the flat image flags are raised, in reading order."""
+    rows, columns = flags.shape
+    n = 0
     for y in range(rows):
+        row = flags[y]
         for x in range(columns):
-            if bad[y, x] == 0:
-                depth[y, x] = 0
-                continue
-            near = min(depth[y, x] - 1, cap - 1)
-            if y > 0:
-                for i in range(max(x - 1, 0), min(x + 2, columns)):
-                    near = min(near, depth[y - 1, i])
-            if x > 0:
-                near = min(near, depth[y, x - 1])
-            depth[y, x] = near + 1
+            n += row[x] != 0
+    at = np.empty(n, dtype=np.int64)
+    n = 0
+    for y in range(rows):
+        row = flags[y]
+        for x in range(columns):
+            if row[x] != 0:
+                at[n] = y * columns + x
+                n += 1
+    return at
 
 
-def depths(bad: np.ndarray) -> np.ndarray:
+def listed(flags: np.ndarray) -> np.ndarray:
+    """Return int64 [n]: where in the flat image ``flags`` [y, x] is not 0, in reading order."""
+    return _listed(flags)
+
+
+@jit
+def _sweep(at, depth, cap):
+    """Lower each bad pixel's depth to one more than the least of its neighbours above and to the left."""
+    columns = depth.shape[1]
+    for k in range(len(at)):
+        y, x = at[k] // columns, at[k] % columns
+        near = min(depth[y, x] - 1, cap - 1)
+        if y > 0:
+            for i in range(max(x - 1, 0), min(x + 2, columns)):
+                near = min(near, depth[y - 1, i])
+        if x > 0:
+            near = min(near, depth[y, x - 1])
+        depth[y, x] = near + 1
+
+
+def depths(shape: tuple[int, int], bad: np.ndarray) -> np.ndarray:
     """Return uint8 [y, x]: how many pixels a bad one lies behind its rim (1 on it), at most DEEPEST + 1.
 
-    ``bad`` [y, x], 0 where good; steps may be diagonal.
+    ``bad`` of `listed`; the others have depth 0. Steps may be diagonal.
     """
-    depth = np.full(bad.shape, DEEPEST + 1, dtype=np.uint8)
+    depth = np.zeros(shape, dtype=np.uint8)
+    depth.reshape(-1)[bad] = DEEPEST + 1
     _sweep(bad, depth, DEEPEST + 1)
-    _sweep(bad[::-1, ::-1], depth[::-1, ::-1], DEEPEST + 1)
+    _sweep(depth.size - 1 - bad[::-1], depth[::-1, ::-1], DEEPEST + 1)
     return depth
 
 
 @jit
-def _listed(depth, deepest):
-    """Return (rows, columns) of all pixels 1 to ``deepest`` deep, those nearest the rim first."""
-    height, width = depth.shape
-    place = np.zeros(deepest + 2, dtype=np.int64)
-    for y in range(height):
-        for x in range(width):
-            if 0 < depth[y, x] <= deepest:
-                place[depth[y, x] + 1] += 1
-    place = np.cumsum(place)
-    rows, columns = np.empty(place[-1], dtype=np.int64), np.empty(place[-1], dtype=np.int64)
-    for y in range(height):
-        for x in range(width):
-            d = depth[y, x]
-            if 0 < d <= deepest:
-                rows[place[d]], columns[place[d]] = y, x
-                place[d] += 1
-    return rows, columns
-
-
-@jit
-def _onion(image, depth, rows, columns, start):
+def _onion(image, depth, at, start):
     """Give each listed pixel, rim first, the mean of its neighbours that are nearer the rim."""
     height, width = image.shape
-    for k in range(len(rows)):
-        y, x = rows[k], columns[k]
+    for k in range(len(at)):
+        y, x = at[k] // width, at[k] % width
         total, n = 0.0, 0
         for j in range(max(y - 1, 0), min(y + 2, height)):
             for i in range(max(x - 1, 0), min(x + 2, width)):
@@ -78,93 +81,101 @@ def _onion(image, depth, rows, columns, start):
 
 
 @jit
-def _relax(image, rows, columns, sweeps, over, damping):
+def _relax(image, at, sweeps, over, damping):
     """Move each listed pixel towards the mean of its four neighbours, ``sweeps`` times."""
     height, width = image.shape
     for _ in range(sweeps):
-        for k in range(len(rows)):
-            y, x = rows[k], columns[k]
+        for k in range(len(at)):
+            y, x = at[k] // width, at[k] % width
             up, down = image[max(y - 1, 0), x], image[min(y + 1, height - 1), x]
             left, right = image[y, max(x - 1, 0)], image[y, min(x + 1, width - 1)]
             image[y, x] += over * (0.25 * damping * (up + down + left + right) - image[y, x])
 
 
-def fill(images: tuple[np.ndarray, ...], depth: np.ndarray) -> None:
+def fill(images: tuple[np.ndarray, ...], depth: np.ndarray, bad: np.ndarray) -> None:
     """Fill the holes of images in place: from the rim inwards, then relaxed towards Laplace's equation.
 
-    ``images`` float32 [y, x], whatever their bad pixels hold; ``depth`` of `depths`. Holes up to 10 px wide
-    come within 1 % of their rim of the solution; deeper than `DEEPEST` px from the rim stands 0, the sky.
+    ``images`` float32 [y, x], whatever their bad pixels hold; ``depth`` of `depths`, of the pixels ``bad`` of
+    `listed`. Holes up to 10 px wide come within 1 % of their rim of the solution; deeper than `DEEPEST` px
+    from the rim stands 0, the sky.
     """
-    rows, columns = _listed(depth, DEEPEST)
+    behind = depth.reshape(-1)[bad]
+    order = np.argsort(behind, kind="stable")
+    at = bad[order[: np.count_nonzero(behind <= DEEPEST)]]
     for image in images:
-        image[depth > DEEPEST] = 0
-    for image in images:
-        _onion(image, depth, rows, columns, START)
-        _relax(image, rows, columns, SWEEPS, OVER_RELAXATION, DAMPING)
+        image.reshape(-1)[bad[behind > DEEPEST]] = 0
+        _onion(image, depth, at, START)
+        _relax(image, at, SWEEPS, OVER_RELAXATION, DAMPING)
 
 
 @jit
-def _losses(flags, depth, open_part, stamps, least, out, bits):
+def _losses(flags, depth, bad, open_part, stamps, least, out, bits):
     """Add to ``out`` [2, y, x] what each bad pixel takes around it, and to ``bits`` its flags."""
     rows, columns = flags.shape
     half = stamps.shape[1] // 2
-    for y in range(rows):
-        for x in range(columns):
-            if flags[y, x] == 0 or depth[y, x] > half:
-                continue
-            part = np.float32(1) if flags[y, x] == OUTSIDE else open_part[depth[y, x]]
-            for j in range(max(y - half, 0), min(y + half + 1, rows)):
-                for i in range(max(x - half, 0), min(x + half + 1, columns)):
-                    share = stamps[0, j - y + half, i - x + half]
-                    out[0, j, i] += part * share
-                    out[1, j, i] += part * stamps[1, j - y + half, i - x + half]
-                    if share > least:
-                        bits[j, i] |= flags[y, x]
+    for k in range(len(bad)):
+        y, x = bad[k] // columns, bad[k] % columns
+        if depth[y, x] > half:
+            continue
+        part = np.float32(1) if flags[y, x] == OUTSIDE else open_part[depth[y, x]]
+        for j in range(max(y - half, 0), min(y + half + 1, rows)):
+            for i in range(max(x - half, 0), min(x + half + 1, columns)):
+                share = stamps[0, j - y + half, i - x + half]
+                out[0, j, i] += part * share
+                out[1, j, i] += part * stamps[1, j - y + half, i - x + half]
+                if share > least:
+                    bits[j, i] |= flags[y, x]
 
 
 def losses(
-    flags: np.ndarray, depth: np.ndarray, open_part: np.ndarray, stamps: np.ndarray
+    flags: np.ndarray, depth: np.ndarray, bad: np.ndarray, open_part: np.ndarray, stamps: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what part of flux and variance every score lacks, float32 [2, y, x], and whose flags are near.
 
-    ``flags`` uint16 [y, x], 0 where good, `OUTSIDE` beyond the image; ``stamps`` float32
-    [2, n, n], n odd: the share of one pixel in a score n // 2 px away, of its flux and of its variance, each
-    with sum 1. ``open_part`` float32 by depth: the part of a hole's light that its fill does not give back.
+    ``flags`` uint16 [y, x], `OUTSIDE` beyond the image; ``bad`` of `listed`, ``depth`` of `depths`;
+    ``stamps`` float32 [2, n, n], n odd: the share of one pixel in a score n // 2 px away, of its flux and of
+    its variance, each with sum 1. ``open_part`` float32 by depth: the part of a hole's light that its fill
+    does not give back.
     """
     out = np.zeros((2, *flags.shape), dtype=np.float32)
     bits = np.zeros(flags.shape, dtype=np.uint16)
     if min(len(open_part) - 1, DEEPEST) < stamps.shape[1] // 2:
         raise ValueError(f"stamps of {stamps.shape[1]} px reach deeper than holes are known")
-    _losses(flags, depth, open_part, stamps, np.float32(2e-3), out, bits)
+    _losses(flags, depth, bad, open_part, stamps, np.float32(2e-3), out, bits)
     return out, bits
 
 
 @jit
-def _fill_errors(flags, amplitude, stamp, least, out, bits):
+def _fill_errors(flags, bad, amplitude, stamp, least, out, bits):
     rows, columns = flags.shape
     half = stamp.shape[0] // 2
-    for y in range(rows):
-        for x in range(columns):
-            a = amplitude[y, x]
-            if a * stamp[half, half] <= least:
-                continue
-            for j in range(max(y - half, 0), min(y + half + 1, rows)):
-                for i in range(max(x - half, 0), min(x + half + 1, columns)):
-                    error = a * stamp[j - y + half, i - x + half]
-                    out[j, i] += error
-                    if error > least:
-                        bits[j, i] |= flags[y, x]
+    for k in range(len(bad)):
+        a = amplitude[k]
+        if a * stamp[half, half] <= least:
+            continue
+        y, x = bad[k] // columns, bad[k] % columns
+        for j in range(max(y - half, 0), min(y + half + 1, rows)):
+            for i in range(max(x - half, 0), min(x + half + 1, columns)):
+                error = a * stamp[j - y + half, i - x + half]
+                out[j, i] += error
+                if error > least:
+                    bits[j, i] |= flags[y, x]
 
 
 def fill_errors(
-    flags: np.ndarray, amplitude: np.ndarray, stamp: np.ndarray, least: float, bits: np.ndarray
+    flags: np.ndarray,
+    bad: np.ndarray,
+    amplitude: np.ndarray,
+    stamp: np.ndarray,
+    least: float,
+    bits: np.ndarray,
 ) -> np.ndarray:
     """Return how far the fill's own error may move each score, float32 [y, x]; errors of a hole add up.
 
-    ``amplitude`` float32 [y, x] is the fill's error at each bad pixel, 0 elsewhere; ``stamp`` [n, n] the
+    ``amplitude`` float32 [n] is the fill's error at each pixel ``bad`` of `listed`; ``stamp`` [n, n] the
     score of one count. Pixels that move no score by ``least`` are passed over; ``bits`` uint16 [y, x] gets
     the flags of those that do, in place.
     """
     out = np.zeros(flags.shape, dtype=np.float32)
-    _fill_errors(flags, amplitude, stamp, np.float32(least), out, bits)
+    _fill_errors(flags, bad, amplitude, stamp, np.float32(least), out, bits)
     return out

@@ -192,21 +192,25 @@ def _level_background(pair: Pair, rows: Span, columns: Span, images, flags: np.n
 
 def _holes(f, flags, science, template, config):
     """Fill the holes of either image in both, and return what they cost around them with whose flags."""
-    depth = holes.depths(flags)
-    real = (flags != 0) & (flags != holes.OUTSIDE)
-    holes.fill((science, template), np.where(real, depth, np.uint8(0)))
+    bad = holes.listed(flags)
+    depth = holes.depths(flags.shape, bad)
+    raised = flags.reshape(-1)[bad]
+    real, outside = bad[raised != holes.OUTSIDE], bad[raised == holes.OUTSIDE]
+    behind = depth.copy()
+    behind.reshape(-1)[outside] = 0
+    holes.fill((science, template), behind, real)
     # how much of a star's light a fill misses: a pixel next to good ones knows it from them
     area = 1 / float((f.psf.astype(np.float64) ** 2).sum())
     sigma2 = area / (4 * np.pi)
     open_part = (1 - np.exp(-(np.arange(holes.DEEPEST + 2) ** 2) / (2 * sigma2))).astype(np.float32)
-    loss, bits = holes.losses(flags, depth, open_part, f.share)
-    unknown = np.zeros(flags.shape, dtype=np.float32)
-    hidden = np.maximum(np.abs(science[real]), np.abs(template[real]))
-    saturated = (flags[real] & np.uint16(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
+    loss, bits = holes.losses(flags, depth, bad, open_part, f.share)
+    hidden = np.maximum(*(np.abs(image.reshape(-1)[real]) for image in (science, template)))
+    raised = flags.reshape(-1)[real]
+    saturated = (raised & np.uint16(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
     part = np.where(saturated, config.saturated_fill_error, config.fill_error).astype(np.float32)
-    unknown[real] = part * open_part[depth[real]] * hidden
+    unknown = part * open_part[depth.reshape(-1)[real]] * hidden
     stamp = np.maximum(np.abs(f.kernel_n), np.abs(f.kernel_r)).astype(np.float32)
-    errors = holes.fill_errors(flags, unknown, stamp, 0.1 * np.sqrt(f.score_flux), bits)
+    errors = holes.fill_errors(flags, real, unknown, stamp, 0.1 * np.sqrt(f.score_flux), bits)
     return (loss, errors), bits
 
 

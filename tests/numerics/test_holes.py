@@ -21,14 +21,19 @@ def spotted(shape, seed=1):
     return bad
 
 
+def depths(bad):
+    return holes.depths(bad.shape, holes.listed(bad))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_depth_is_the_chessboard_distance_to_a_good_pixel(shape):
     bad = spotted(shape)
     expected = ndimage.distance_transform_cdt(bad, metric="chessboard")
-    np.testing.assert_array_equal(holes.depths(bad), np.minimum(expected, holes.DEEPEST + 1))
+    np.testing.assert_array_equal(holes.listed(bad), np.flatnonzero(bad))
+    np.testing.assert_array_equal(depths(bad), np.minimum(expected, holes.DEEPEST + 1))
     wide = np.ones(shape, dtype=np.uint16)
     wide[0, 0] = 0
-    assert holes.depths(wide).max() == holes.DEEPEST + 1
+    assert depths(wide).max() == holes.DEEPEST + 1
 
 
 class TestFill:
@@ -37,7 +42,7 @@ class TestFill:
         bad, rng = spotted(shape), np.random.default_rng(2)
         image = rng.normal(0, 1, shape).astype(np.float32)
         one, other = image.copy(), np.where(bad, np.float32(np.nan), image)
-        holes.fill((one, other), holes.depths(bad))
+        holes.fill((one, other), depths(bad), holes.listed(bad))
         np.testing.assert_array_equal(one, other)
         np.testing.assert_array_equal(one[~bad], image[~bad])
         assert np.isfinite(one).all()
@@ -49,7 +54,7 @@ class TestFill:
         bad[10:50, 60:105] = True
         plane = (100 + 0.1 * np.arange(shape[1])[None, :] * np.ones(shape)).astype(np.float32)
         done = plane.copy()
-        holes.fill((done,), holes.depths(bad))
+        holes.fill((done,), depths(bad), holes.listed(bad))
         assert done[50, 30] == pytest.approx(plane[50, 30], rel=0.05)
         assert done[60, 70] == pytest.approx(plane[60, 70], rel=0.1)
         assert abs(done[30, 82]) < 0.02 * plane[30, 82]
@@ -66,9 +71,10 @@ class TestLosses:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_against_a_convolution(self, shape):
         flags = spotted(shape).astype(np.uint16) * 4
-        depth = holes.depths(flags)
+        bad = holes.listed(flags)
+        depth = holes.depths(shape, bad)
         part = np.linspace(0, 1, holes.DEEPEST + 2).astype(np.float32)
-        lost, bits = holes.losses(flags, depth, part, self.SHARE.astype(np.float32))
+        lost, bits = holes.losses(flags, depth, bad, part, self.SHARE.astype(np.float32))
         for out, stamp in zip(lost, self.SHARE, strict=True):
             seen = (flags != 0) & (depth <= 6)
             twin = oracles.convolve(np.where(seen, part[depth], 0), stamp)
@@ -80,7 +86,11 @@ class TestLosses:
         flags = np.zeros((60, 70), dtype=np.uint16)
         flags[:, :20] = holes.OUTSIDE
         lost, _ = holes.losses(
-            flags, holes.depths(flags), np.zeros(holes.DEEPEST + 2, np.float32), self.SHARE.astype(np.float32)
+            flags,
+            depths(flags),
+            holes.listed(flags),
+            np.zeros(holes.DEEPEST + 2, np.float32),
+            self.SHARE.astype(np.float32),
         )
         # half of a score's own row lies outside, but for half of its own pixel
         assert lost[0, 30, 20] == pytest.approx(0.5 * (1 - self.SHARE[0][:, 6].sum()), abs=1e-4)
@@ -90,18 +100,25 @@ class TestLosses:
         flags = np.zeros((60, 70), dtype=np.uint16)
         with pytest.raises(ValueError, match="deeper"):
             holes.losses(
-                flags, holes.depths(flags), np.zeros(18, np.float32), np.zeros((2, 41, 41), np.float32)
+                flags,
+                depths(flags),
+                holes.listed(flags),
+                np.zeros(18, np.float32),
+                np.zeros((2, 41, 41), np.float32),
             )
 
     def test_errors_of_fills_add_up(self):
         shape = (60, 71)
         rng = np.random.default_rng(3)
         flags = (rng.random(shape) < 0.02).astype(np.uint16) * 8
-        amplitude = np.where(flags, rng.uniform(1, 2, shape), 0).astype(np.float32)
+        bad = holes.listed(flags)
+        amplitude = rng.uniform(1, 2, len(bad)).astype(np.float32)
+        plane = np.zeros(shape)
+        plane[flags != 0] = amplitude
         stamp = gaussian(15, 3.0).astype(np.float32)
         bits = np.zeros(shape, dtype=np.uint16)
-        errors = holes.fill_errors(flags, amplitude, stamp, 1e-9, bits)
-        np.testing.assert_allclose(errors, oracles.convolve(amplitude.astype(float), stamp), atol=1e-5)
+        errors = holes.fill_errors(flags, bad, amplitude, stamp, 1e-9, bits)
+        np.testing.assert_allclose(errors, oracles.convolve(plane, stamp), atol=1e-5)
         assert (bits[flags != 0] == 8).all()
-        none = holes.fill_errors(flags, amplitude, stamp, 10.0, bits)
+        none = holes.fill_errors(flags, bad, amplitude, stamp, 10.0, bits)
         assert not none.any()
