@@ -144,6 +144,61 @@ def test_samples_of_every_version_stay_readable(version):
     assert json.loads(text) == json_record(record)
 
 
+PROMOTED = {("int", "long"), ("int", "float"), ("int", "double"), ("long", "float"), ("long", "double")}
+PROMOTED |= {("float", "double"), ("string", "bytes"), ("bytes", "string")}
+
+
+def unreadable(written, wanted, name="alert"):
+    """What a reader with one schema could not read of some data written with another, by Avro's rules."""
+    written, wanted = (t["type"] if is_plain(t) else t for t in (written, wanted))
+    if isinstance(written, list):
+        return [problem for branch in written for problem in unreadable(branch, wanted, name)]
+    if isinstance(wanted, list):
+        return (
+            [] if any(not unreadable(written, branch, name) for branch in wanted) else [f"{name}: no branch"]
+        )
+    if isinstance(written, str) or isinstance(wanted, str):
+        # a record's second mention is its name, and its first has been compared
+        ends = [kind.rpartition(".")[2] if isinstance(kind, str) else kind for kind in (written, wanted)]
+        known = ends[0] == ends[1] or (isinstance(written, str) and (written, wanted) in PROMOTED)
+        return [] if known else [f"{name}: {written} as {wanted}"]
+    if written["type"] != wanted["type"]:
+        return [f"{name}: {written['type']} as {wanted['type']}"]
+    if written["type"] in ("array", "map"):
+        part = "items" if written["type"] == "array" else "values"
+        return unreadable(written[part], wanted[part], f"{name}[]")
+    if written["name"].rpartition(".")[2] != wanted["name"].rpartition(".")[2]:
+        return [f"{name}: {written['name']} as {wanted['name']}"]
+    there = {field["name"]: field["type"] for field in written["fields"]}
+    problems = []
+    for field in wanted["fields"]:
+        if field["name"] in there:
+            problems += unreadable(there[field["name"]], field["type"], f"{name}.{field['name']}")
+        elif "default" not in field:
+            problems.append(f"{name}.{field['name']}: absent, without a default")
+    return problems
+
+
+def is_plain(kind):
+    """Whether a type is a simple one in a dictionary, or a record's name is all that is given."""
+    return isinstance(kind, dict) and kind["type"] not in ("record", "array", "map")
+
+
+@pytest.mark.parametrize("version", schema_versions())
+def test_readers_of_every_earlier_minor_version_can_read_it(version):
+    """Forward-transitive within a MAJOR, whatever the data; and its readers can read the earlier ones."""
+    earlier = same_major(version)[: same_major(version).index(version) + 1]
+    for old in earlier:
+        assert unreadable(alert_schema(version), alert_schema(old)) == []
+        assert unreadable(alert_schema(old), alert_schema(version)) == []
+
+
+def test_the_exposure_messages_versions_are_all_known():
+    """The next one needs the check above; there is one so far."""
+    assert [path.name for path in shared_path("alerts/exposure").iterdir()] == ["1.0"]
+    assert unreadable(exposure_schema(), exposure_schema()) == []
+
+
 @pytest.mark.parametrize("version", SAMPLES)
 def test_versions_of_one_major_read_each_other(version):
     record = read_container(SAMPLE.parent / version / "alert.avro").records[0]
@@ -169,13 +224,22 @@ def test_what_a_minor_version_may_and_may_not_do():
     dropped = changed(lambda fields: fields.remove(next(f for f in fields if f["name"] == "fp_hists")))
     without = {name: value for name, value in record.items() if name != "fp_hists"}
     assert read_as(without, dropped, old)["fp_hists"] == []
+    for allowed in (added, dropped):
+        assert unreadable(allowed, old) == unreadable(old, allowed) == []
     wrong = changed(lambda fields: fields.append({"name": "extra", "type": "int"}))
+    assert unreadable(old, wrong) == ["alert.extra: absent, without a default"]
     with pytest.raises((SchemaParseException, ValueError, fastavro.read.SchemaResolutionError)):
         read_as(record, old, wrong)
     gone = changed(lambda fields: fields.remove(next(f for f in fields if f["name"] == "exposure")))
     without = {name: value for name, value in record.items() if name != "exposure"}
     with pytest.raises((SchemaParseException, ValueError, fastavro.read.SchemaResolutionError)):
         read_as(without, gone, old)
+    assert unreadable(gone, old) == ["alert.exposure: absent, without a default"]
+    candidate = next(field for field in json.loads(schema_json())["fields"] if field["name"] == "candidate")
+    for kind, readable in (("float", True), ("string", False), (["null", "double"], False)):
+        fields = [f | {"type": kind} if f["name"] == "scorr" else f for f in candidate["type"]["fields"]]
+        other = candidate["type"] | {"fields": fields}
+        assert (unreadable(other, candidate["type"]) == []) is readable, kind
 
 
 def test_an_unknown_version_is_named():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 
-def forced(
+def forced(  # noqa: PLR0913 - a command's options are one each for people, not coupling
     ra: Annotated[float, typer.Option(metavar="DEG", help="ICRS right ascension, degrees.")],
     dec: Annotated[float, typer.Option(metavar="DEG", help="ICRS declination, degrees.")],
     out: Annotated[
@@ -22,13 +23,27 @@ def forced(
         str | None, typer.Option(metavar="URL", help="History: postgresql://... (SQLite in DIR).")
     ] = None,
     band: Annotated[str | None, typer.Option("--filter", metavar="B|V|R|I", help="This band alone.")] = None,
+    raw: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Exposures: subtract again what is not kept. Needs --templates."),
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="Template store of the run, for --raw.")
+    ] = None,
+    calibrations: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Masters of the run, for --raw.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings of the run, for --raw.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the light curve as JSON.")] = False,
 ) -> None:
     """Measure the PSF flux at a position in every kept difference, detected or not.
 
-    Fluxes are nJy, science minus template, by time. With flags a flux is not to be trusted.
+    Fluxes are nJy, science minus template, by time. With flags a flux is not to be trusted. With --raw and
+    --templates, differences that are not kept any more are made again for this one measurement.
 
-    Example: ks4diff forced --ra 150.1163 --dec -29.8841 --out result
+    Example: ks4diff forced --ra 150.1163 --dec -29.8841 --out result --raw raw --templates store
     """
     from ks4diff.io.history import History
     from ks4diff.pipeline.forced import light_curve
@@ -38,12 +53,16 @@ def forced(
         raise ConfigError("name the run's folder by --out, or its history by --database")
     if not (math.isfinite(ra) and abs(dec) <= 90):
         raise ConfigError(f"--ra {ra:g} --dec {dec:g} is no position on the sky (degrees)")
+    if (raw is None) != (templates is None):
+        raise ConfigError("--raw and --templates go together")
     history = History(database, Path() if out is None else out)
     history.require()
-    try:
-        curve = light_curve(history, out, ra % 360, dec)
-    except HistoryUnavailable as away:
-        raise InputError(str(away)) from None
+    with tempfile.TemporaryDirectory(prefix="ks4diff-") as folder:
+        again = None if raw is None else _again(raw, templates, calibrations, config, Path(folder))
+        try:
+            curve = light_curve(history, out, ra % 360, dec, again=again)
+        except HistoryUnavailable as away:
+            raise InputError(str(away)) from None
     points = [asdict(point) for point in curve.fluxes if band is None or point.filter == band]
     if as_json:
         shape = {"ra": ra % 360, "dec": dec, "unit": "nJy", "n_not_kept": curve.n_not_kept, "points": points}
@@ -52,6 +71,18 @@ def forced(
         _print_table(points)
     if curve.n_not_kept:
         print(f"exposures that covered it and are not kept any more: {curve.n_not_kept}", file=sys.stderr)
+
+
+def _again(
+    raw: list[Path], templates: Path, calibrations: Path | None, config: Path | None, folder: Path
+) -> Any:
+    from ks4diff.io.templates import TemplateStore
+    from ks4diff.pipeline.config import read_config
+    from ks4diff.pipeline.resubtract import subtract_again
+    from ks4diff.pipeline.run import Edges
+
+    edges = Edges(templates=TemplateStore(templates), calibrations=calibrations)
+    return subtract_again(raw, edges, folder, read_config(config))
 
 
 def _print_table(points: list[dict[str, Any]]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -69,8 +70,13 @@ def keep(subtracted: SubtractedChip, folder: Path, exposure: str) -> Path | None
     return path
 
 
-def light_curve(history: History, out: Path | None, ra: float, dec: float) -> LightCurve:
-    """Return the forced fluxes at a position in all differences that are kept.
+Again = Callable[[Sequence[Looked]], Mapping[tuple[str, str], Path]]  # kept differences by exposure and chip
+
+
+def light_curve(
+    history: History, out: Path | None, ra: float, dec: float, *, again: Again | None = None
+) -> LightCurve:
+    """Return the forced fluxes at a position in all differences that are kept, or that ``again`` makes.
 
     Raises
     ------
@@ -82,14 +88,17 @@ def light_curve(history: History, out: Path | None, ra: float, dec: float) -> Li
     with history.reading() as reader:
         looked = [looked_from(row) for row in reader.chips_over(cells_of(*at, COARSE_ORDER).tolist())]
     places = [Place(ra=ra, dec=dec, chip=chip) for chip, _ in covering(looked, *at)[0]]
-    fluxes = measure_places(places, out)
+    gone = [place.chip for place in places if _find(place.chip, out) is None]
+    made = {} if again is None else again(gone)
+    fluxes = measure_places(places, out, made)
     found = [fluxes[place.key] for place in places if place.key in fluxes]
-    gone = sum(_find(place.chip, out) is None for place in places)
-    return LightCurve(fluxes=tuple(found), n_not_kept=gone)
+    return LightCurve(fluxes=tuple(found), n_not_kept=len(gone) - len(made))
 
 
-def measure_places(places: Iterable[Place], out: Path | None) -> dict[tuple, ForcedFlux]:
-    """Return the flux at each place whose difference is still kept, by its key; each file is opened once.
+def measure_places(
+    places: Iterable[Place], out: Path | None, made: Mapping[tuple[str, str], Path] = MappingProxyType({})
+) -> dict[tuple, ForcedFlux]:
+    """Return the flux at each place whose difference is kept or made, by its key; each file is opened once.
 
     Left out are places on pixels without data, and chips without a zero point: their counts are no nJy. A
     kept difference is looked for under ``out`` first, since a run's folder may have moved, then where it was
@@ -97,7 +106,7 @@ def measure_places(places: Iterable[Place], out: Path | None) -> dict[tuple, For
     """
     by_file: dict[Path, list[Place]] = defaultdict(list)
     for place in places:
-        path = _find(place.chip, out)
+        path = _find(place.chip, out) or made.get((place.chip.exposure, place.chip.chip))
         if path is not None:
             by_file[path].append(place)
     fluxes: dict[tuple, ForcedFlux] = {}

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from ks4diff.io.history import History
-from ks4diff.io.packets import alert_record, container_bytes, read_container
+from ks4diff.io.packets import alert_record, container_bytes
 from ks4diff.pipeline.associate import associate_exposure
 from ks4diff.stages.past import HistoryConfig
 from ks4diff.stages.sky_cells import separation_arcsec, unit_vectors
+from tests import sn2021rhu
 from tests.seasons import CONFIG, HOME, MJD, at, contents, coverage, put, season, sightings, told
-
-SN2021RHU = "mwvgroup+Pitt-Google-Broker/docs/source/working-notes/troyraen/SuperNNova/ZTF21abiuvdk"
 
 
 @pytest.fixture
@@ -224,31 +223,9 @@ class TestTheSeason:
 
 
 class TestSn2021rhu:
-    """ZTF21abiuvdk: 34 real packets of one supernova, 65 days, g and r."""
-
-    def packets(self, realdata):
-        folder = realdata / SN2021RHU
-        found = [read_container(path).records[0] for path in sorted(folder.glob("*.avro"))]
-        return sorted(found, key=lambda packet: packet["candid"] % 97)  # in no order of time
-
-    def exposure(self, packet, number):
-        measured = packet["candidate"]
-        flux = 10 ** (0.4 * (31.4 - measured["magpsf"])) * (1 if measured["isdiffpos"] in "t1" else -1)
-        # ZTF gives no errors of positions: its packets scatter by 0.1" here
-        return sightings(
-            number,
-            measured["jd"] - 2400000.5,
-            measured["ra"],
-            measured["dec"],
-            err=0.1,
-            flux=flux,
-            filter={1: "g", 2: "r", 3: "i"}[measured["fid"]],
-        )
-
     def test_is_one_object_with_its_light_curve(self, realdata, history, tmp_path):
-        packets = self.packets(realdata)
+        packets, exposures = sn2021rhu.packets(realdata), sn2021rhu.exposures(realdata)
         assert len(packets) == 34
-        exposures = [self.exposure(packet, k) for k, packet in enumerate(packets)]
         in_time = sorted(exposures, key=lambda one: one.mjd)
         alerts = list(put(history, tmp_path, *in_time).values())
         assert {alert.object_id for alert in alerts} == {alerts[0].object_id}
@@ -258,7 +235,7 @@ class TestSn2021rhu:
         truth = {p["candidate"]["jd"] - 2400000.5: p["candidate"] for p in packets}
         for row in curve:
             assert row.magpsf == pytest.approx(truth[row.mjd]["magpsf"], abs=1e-4)
-            assert row.filter == {1: "g", 2: "r"}[truth[row.mjd]["fid"]]
+            assert row.filter == sn2021rhu.BANDS[truth[row.mjd]["fid"]]
         assert min(row.magpsf for row in curve if row.filter == "r") < 12.6
         summary = alerts[-1].history.object
         assert summary.n_detections == 34
@@ -266,7 +243,7 @@ class TestSn2021rhu:
         assert max(offsets) < 0.5
 
     def test_is_the_same_object_in_any_order(self, realdata, history, tmp_path):
-        exposures = [self.exposure(packet, k) for k, packet in enumerate(self.packets(realdata))]
+        exposures = sn2021rhu.exposures(realdata)
         assert [one.mjd for one in exposures] != sorted(one.mjd for one in exposures)
         put(history, tmp_path, *exposures)
         (found,) = contents(history)[1]

@@ -141,6 +141,21 @@ class TestForced:
         assert json.loads(told.stdout)["n_not_kept"] == 1
         assert "not kept any more: 1" in told.stderr
 
+    def test_subtracts_again_what_is_not_kept_any_more(self, sky, done, tmp_path):
+        out = shutil.copytree(done, tmp_path / "out")
+        source = self.truth(sky)[0]
+        where = (out, source["ra"], source["dec"], "--json")
+        kept = json.loads(self.curve(*where).stdout)["points"]
+        lost = sorted(out.glob("*/*/K/kept.fits"))[1]
+        lost.unlink()
+        with_raw = ("--raw", sky / "raw", "--templates", sky / "store")
+        again = json.loads(self.curve(*where, *with_raw).stdout)
+        assert (again["points"], again["n_not_kept"]) == (kept, 0)
+        assert not lost.exists()
+        (other,) = {path for path in (sky / "raw").glob("*/*.fits") if lost.parts[-3] not in path.name}
+        told = self.curve(*where, "--raw", other, "--templates", sky / "store")
+        assert json.loads(told.stdout)["n_not_kept"] == 1
+
     def test_off_the_chip_there_is_nothing(self, done):
         told = json.loads(self.curve(done, 10.0, 45.0, "--json").stdout)
         assert (told["points"], told["n_not_kept"]) == ([], 0)
@@ -150,6 +165,7 @@ class TestForced:
         [
             (["--ra", 1, "--dec", 2], "--out"),
             (["--ra", 1, "--dec", 91, "--out", "."], "no position"),
+            (["--ra", 1, "--dec", 2, "--out", ".", "--raw", "x"], "go together"),
             (["--ra", 1, "--dec", 2, "--out", "nowhere"], "no such history"),
             (["--ra", 1, "--dec", 2, "--database", "sqlite:///nowhere.db"], "no such history"),
         ],
