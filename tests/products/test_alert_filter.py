@@ -2,6 +2,8 @@
 
 import math
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.sample_alert import make_exposure, make_records
 
 ALERT = make_records(1)[0]  # rb 0.97, R, scorr 28.4, flags ['on_source'], three earlier detections
 FIELDS = field_names()
+ROOT = Path(__file__).parents[2]
 
 
 def accepts(text, record=ALERT):
@@ -86,6 +89,14 @@ def test_exposure_messages_have_their_own_fields():
     assert accepts("filter == 'R' and status == 'partial' and n_alerts > 0", message)
     assert accepts("max(chips.coverage) > 0.9 and 'failed' in chips.status", message)
     assert accepts("filter == 'R'", ALERT)
+
+
+def test_the_examples_of_the_readmes_are_such():
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "alerts/README.md")]
+    examples = [re.findall(r'--filter "(.*)"', text) for text in texts]
+    assert [len(found) for found in examples] == [1, 4]
+    assert [accepts(example) for example in examples[1]] == [False, True, True, False]
+    assert accepts(examples[0][0])
 
 
 def expression(rng, depth, kind):
