@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 from scipy.stats import chi2, rankdata
 
 from ks4diff.stages.recover import wilson
@@ -21,6 +22,7 @@ BINS = 15  # of equal mass, of the calibration error
 SCORE_EDGES = (5.0, 6.0, 7.0, 8.0, 10.0, 20.0, np.inf)
 SEEING_EDGES = (0.0, 3.0, 4.0, np.inf)  # pixels: 1.2" and 1.6"
 BOOTSTRAPS = 200
+BLENDED_PIX = 12.0  # two and a half FWHM of a bad night
 
 
 class Sets(NamedTuple):
@@ -272,7 +274,7 @@ def alerts_at(table: Table, score: np.ndarray, threshold: float) -> dict[str, An
             "high": _short(high / chips if chips else np.nan),
         },
     }
-    added = is_added(changes["tag"]) & seen.changes
+    added = is_added(changes["tag"]) & seen.changes & ~beside_changes(table)
     for name, low, high in (*_bins(), ("8", 8, np.inf)):
         of = added & (changes["expected"] >= low) & (changes["expected"] < high)
         out.setdefault("added", {})[name] = share_row(int(found[of].sum()), int(of.sum()))
@@ -281,6 +283,21 @@ def alerts_at(table: Table, score: np.ndarray, threshold: float) -> dict[str, An
         of &= np.isfinite(changes["expected"])
         out.setdefault("sky", {})[kind] = share_row(int(found[of].sum()), int(of.sum()))
     return out
+
+
+def beside_changes(table: Table) -> np.ndarray:
+    """Return bool [changes]: of added sources those that the simulated sky has a change of its own beside.
+
+    Two blended sources make one candidate: neither missing nor found says anything about one source.
+    """
+    changes = table.changes
+    at = np.stack([table.change_field, changes["night"], changes["x"], changes["y"]], axis=1)
+    at = at * (1e6, 1e5, 1, 1)  # so that other fields and nights are far
+    own = ~is_added(changes["tag"]) & (changes["expected"] > 3)
+    if not own.any():
+        return np.zeros(len(changes), dtype=bool)
+    distance, _ = cKDTree(at[own]).query(at)
+    return is_added(changes["tag"]) & (distance < BLENDED_PIX)
 
 
 def _bins() -> list[tuple[str, float, float]]:

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from ks4diff.stages.inject import PLACES
 from ks4diff.stages.sim.sky import CHANGING
 
-BOGUS = ("cosmic", "trail", "defect", "ghost", "bright", "star", "galaxy", "noise", "shifted")
+BOGUS = ("cosmic", "trail", "defect", "ghost", "bright", "star", "galaxy", "noise", "shifted", "blurred")
 REAL = (*CHANGING, *(f"added_{place}" for place in PLACES))
 UNCLEAR = "unclear"  # neither for training nor for tests
 

@@ -110,7 +110,7 @@ def test_fields_are_their_own_and_nights_differ():
 SMALL = HarvestConfig(
     skies=SkiesConfig(size=(512, 512), nights=2, density_deg2=(30_000.0, 40_000.0)),
     rounds=2,
-    shifted_share=1.0,
+    spoilt_share=1.0,
 )
 
 
