@@ -34,6 +34,8 @@ def fake_night(rng: np.random.Generator, night: int, n: int, apart: float) -> Pa
     features[rng.random(2 * n) < 0.02] = np.nan
     changes = np.zeros(n + 5, CHANGES)  # five more were never detected
     changes["night"], changes["row"] = night, np.r_[np.arange(n), np.full(5, -1)]
+    changes["x"], changes["y"] = rng.uniform(0, SIDE, (2, n + 5))
+    changes["x"][:n], changes["y"][:n] = rows["x"][:n], rows["y"][:n]
     changes["tag"][:n], changes["tag"][n:] = rows["tag"][:n], "added_field"
     changes["expected"][:n], changes["expected"][n:] = np.abs(rows["scorr"][:n]), 5.5
     return Part(features, rows, changes)
