@@ -45,13 +45,14 @@ def contributions(roots, feature, threshold, right, nan_left, value, samples):
     """
     n = len(samples)
     out = np.zeros(samples.shape)
-    for root in roots:
-        for k in range(n):
-            node = root
-            while feature[node] >= 0:
-                x = samples[k, feature[node]]
-                left = nan_left[node] != 0 if np.isnan(x) else x <= threshold[node]
-                child = node + 1 if left else right[node]
-                out[k, feature[node]] += value[child] - value[node]
-                node = child
+    for first in range(0, n, BLOCK):
+        for root in roots:
+            for k in range(first, min(first + BLOCK, n)):
+                node = root
+                while feature[node] >= 0:
+                    x = samples[k, feature[node]]
+                    left = nan_left[node] != 0 if np.isnan(x) else x <= threshold[node]
+                    child = node + 1 if left else right[node]
+                    out[k, feature[node]] += value[child] - value[node]
+                    node = child
     return out / len(roots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 
 
@@ -12,13 +13,18 @@ def stamps(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int, fill: flo
     Of ``image``'s type; pixels beyond its border are ``fill``, for an image of floats.
     """
     rows, columns = image.shape
-    offset = np.arange(-half, half + 1)
-    yy = np.rint(y).astype(np.int64)[:, None, None] + offset[None, :, None]
-    xx = np.rint(x).astype(np.int64)[:, None, None] + offset[None, None, :]
-    inside = (yy >= 0) & (yy < rows) & (xx >= 0) & (xx < columns)
-    picked = image[np.clip(yy, 0, rows - 1), np.clip(xx, 0, columns - 1)]
-    picked[~inside] = fill
-    return picked
+    side = 2 * half + 1
+    low, left = (np.rint(at).astype(np.int64) - half for at in (y, x))
+    whole = (low >= 0) & (low + side <= rows) & (left >= 0) & (left + side <= columns)
+    out = np.empty((len(low), side, side), dtype=image.dtype)
+    if whole.any():
+        out[whole] = sliding_window_view(image, (side, side))[low[whole], left[whole]]
+    for k in np.flatnonzero(~whole):
+        y0, y1 = (min(max(at, 0), rows) for at in (low[k], low[k] + side))
+        x0, x1 = (min(max(at, 0), columns) for at in (left[k], left[k] + side))
+        out[k] = fill
+        out[k, y0 - low[k] : y1 - low[k], x0 - left[k] : x1 - left[k]] = image[y0:y1, x0:x1]
+    return out
 
 
 def half_max_width(stamp: np.ndarray) -> float:

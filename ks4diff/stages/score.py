@@ -80,8 +80,8 @@ def score_by_model(
     table["rb_flags"] = _rb_flags(table, samples, known, scene, model, config)
     reasons: list[tuple[str, ...]] = [()] * len(table)
     moved = contributions(*forest.walk(), samples[known])
-    for row, by in zip(np.flatnonzero(known), moved, strict=True):
-        order = np.argsort(-np.abs(by), kind="stable")[: config.reasons]
+    strongest = np.argsort(-np.abs(moved), axis=1, kind="stable")[:, : config.reasons]
+    for row, by, order in zip(np.flatnonzero(known), moved, strongest, strict=True):
         reasons[row] = tuple(f"{model.features[k]}{'+' if by[k] > 0 else '-'}" for k in order if by[k] != 0)
     return replace(candidates, table=table), tuple(reasons)
 
