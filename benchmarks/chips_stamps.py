@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.chips_truth import HALF, PLACES, SPREAD, Geometry, cell_middles
+from benchmarks.chips_truth import HALF, PLACES_ALONG, SPREAD, Geometry, cell_middles
 from ks4diff.io.atomic import atomic_path
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 
-VERSION = 2  # of what is kept; another number makes it anew, the sky is not drawn again
+VERSION = 3  # of what is kept; another number makes it anew, the sky is not drawn again
 GROUP_PLACES = 8  # stars at which a group's stamp is averaged
 FEWEST = 3  # stars of a group worth its stamp
 
@@ -73,8 +73,7 @@ def _made(geometry: Geometry, stars: np.ndarray) -> TrueStamps:
     psf, template_psf, mixed = [], [], []
     for cx, cy in zip(x.ravel(), y.ravel(), strict=True):
         psf.append(geometry.psf.stamp(cx, cy, HALF))
-        places = np.rint([[cx], [cy]]) + rng.integers(-SPREAD, SPREAD + 1, (2, PLACES))
-        template_psf.append(_mean(geometry.template_stamps(*places)))
+        template_psf.append(_mean(geometry.template_stamps(*_around(cx, cy, rng))))
         half = CELL_PIX * 0.48
         around = np.array([(i * half, j * half) for i in (-1, 0, 1) for j in (-1, 0, 1)]).T
         used, _ = geometry.frames_at(*geometry.wcs.all_pix2world(cx + around[0], cy + around[1], 0))
@@ -98,6 +97,14 @@ def _made(geometry: Geometry, stars: np.ndarray) -> TrueStamps:
         cell=numbers[:, 0],
         dithers=numbers[:, 1],
     )
+
+
+def _around(x: float, y: float, rng: np.random.Generator) -> np.ndarray:
+    """Return float64 [2, n]: pixels around a place, one drawn in each square of a grid."""
+    n = PLACES_ALONG
+    square = np.stack(np.meshgrid(np.arange(n), np.arange(n))).reshape(2, -1)
+    offset = ((square + rng.random(square.shape)) / n * 2 - 1) * SPREAD
+    return np.rint(np.array([[x], [y]]) + offset)
 
 
 def _mean(stamps: np.ndarray) -> np.ndarray:

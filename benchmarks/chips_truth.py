@@ -6,7 +6,7 @@ All of it follows from the configuration: nothing here looks at a drawn pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from astropy.wcs import WCS
@@ -25,7 +25,10 @@ from ks4diff.stages.sim.template import patches_under
 
 HALF = 48  # of the stamps, pixels: 98.5 % of the light of the widest
 REACH = 64  # of the stars drawn on the way, so that no border is near
-PLACES = 12  # star positions over which a PSF's sub-pixel phases are averaged: 0.07 % of the peak
+# star positions a side, one in each square of a grid, over which a PSF's sub-pixel phases are averaged:
+# single ones differ by 2 to 4 % of the peak, the mean of 64 errs by 0.2 % in its worst pixel (of 12 drawn
+# at random by 0.4 to 1.3 %)
+PLACES_ALONG = 8
 SPREAD = 60  # pixels around a cell's middle in which they lie
 # S/N in the template of the stars that the truth is about: a median of unlike PSFs shows a star of S/N 50
 # with a core up to 4 % off that of one of S/N 1000 and with 2 % less light, as noise mixes their order;
@@ -233,13 +236,17 @@ def _lanczos4(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the image at (x, y) by 8x8 taps of sinc(d) sinc(d / 4), each axis's weights of sum 1."""
     taps = np.arange(-3, 5)
     left, low = np.floor(x).astype(int), np.floor(y).astype(int)
-    weights = []
-    for past in (x - left, y - low):
-        d = past[..., None] - taps
-        w = np.where(np.abs(d) < 4, np.sinc(d) * np.sinc(d / 4), 0.0)
-        weights.append(w / w.sum(axis=-1, keepdims=True))
+    along, down = (_lanczos4_weights()[np.rint(past * 4096).astype(int)] for past in (x - left, y - low))
     values = image[(low[..., None] + taps)[..., :, None], (left[..., None] + taps)[..., None, :]]
-    return np.einsum("...ji,...j,...i->...", values, weights[1], weights[0])
+    return np.einsum("...j,...j->...", np.einsum("...ji,...i->...j", values, along), down)
+
+
+@cache
+def _lanczos4_weights() -> np.ndarray:
+    """Return [4097, 8] for places 0 to 1 past a pixel."""
+    d = np.linspace(0, 1, 4097)[:, None] - np.arange(-3, 5)
+    weights = np.where(np.abs(d) < 4, np.sinc(d) * np.sinc(d / 4), 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def signal_to_noise(flux_e: np.ndarray, psf: np.ndarray, variance_e: float) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ks4diff.numerics.phase_waves import PhaseMaps
 from ks4diff.numerics.psf_borders import find_borders
 from ks4diff.numerics.psf_grid import centred, freed_of_shifts, taper
 from ks4diff.numerics.psf_modes import calm_wings, change_basis, modes_above_noise, radii
@@ -24,6 +25,7 @@ from ks4diff.stages.psf_clean import (
 from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.psf_errors import packed
 from ks4diff.stages.psf_stars import Sample
+from ks4diff.stages.psf_waves import find_waves, with_waves, without_waves
 
 FADE = 0.85  # of the half-width: there a stamp begins to fade, or its border would ring through every filter
 CHI2_CUT = 2.5  # times the median: galaxies and blends
@@ -34,7 +36,13 @@ FEW = 40  # stars: with fewer the PSF is one
 
 
 def build_field(
-    sample: Sample, before: PsfField, fwhm: float, config: PsfConfig, *, last: bool
+    sample: Sample,
+    before: PsfField,
+    fwhm: float,
+    config: PsfConfig,
+    *,
+    last: bool,
+    phases: PhaseMaps | None = None,
 ) -> tuple[PsfField, Sample]:
     """Return (field, the stars that it rests on).
 
@@ -48,6 +56,9 @@ def build_field(
     n = before.mean.shape[0]
     core = radii(n) <= 1.5 * fwhm
     mean = weighted_mean(sample, before.mean, core)
+    waves = find_waves(sample, mean, fwhm, phases, shape) if last and phases is not None else None
+    if waves is not None:
+        sample = without_waves(sample, mean, waves)
     value, error = widths(sample, mean, core)
     place = np.stack([sample.x, sample.y])
     borders = find_borders(place, value[None], np.sqrt(error**2 + WIDTH_FLOOR**2)[None], shape)
@@ -72,7 +83,8 @@ def build_field(
     fresh = np.zeros((1 + len(amplitudes.at_stars) - len(coefficients), n, n))
     coefficients, _ = _regressed(level, np.concatenate([coefficients, fresh]), amplitudes.at_stars, core)
     shown = _finished(coefficients, fwhm)
-    return packed(sample, shown, amplitudes, core, config, last), sample
+    field = packed(sample, shown, amplitudes, core, config, last)
+    return field if waves is None else with_waves(field, waves, config), sample
 
 
 def _modes(

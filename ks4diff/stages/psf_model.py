@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ks4diff.numerics.moments import half_max_width
+from ks4diff.numerics.phase_waves import PhaseMaps
 from ks4diff.products.cells import CELL_PIX, cell_grid
 from ks4diff.products.chip import StarList
 from ks4diff.products.errors import SkipChip
@@ -24,13 +25,18 @@ START_STARS = 120  # enough for a first PSF
 
 
 def model_psf(
-    image: MaskedImage, stars: StarList, gain: float, config: PsfConfig
+    image: MaskedImage,
+    stars: StarList,
+    gain: float,
+    config: PsfConfig,
+    phases: PhaseMaps | None = None,
 ) -> tuple[PsfField, StarList]:
     """Return (psf, stars): the PSF over an image, and its stars with positions and fluxes fitted with it.
 
     Small images, of one cell of 1024 px, get one PSF (`single_psf`). Larger ones: a first PSF from some
     cells, then twice: stars fitted cell by cell with the PSF of their place, the clean ones cut out
-    and the field built from them (`build_field`). With few stars the field is constant.
+    and the field built from them (`build_field`). With few stars the field is constant. ``phases`` are those
+    of a stack's dithers, where it is one.
 
     Raises
     ------
@@ -61,7 +67,7 @@ def model_psf(
             fitted[:, who], field, measurer.cells(), 3
         )
         _enough(sample, config)
-        field, used = build_field(sample, field, fwhm, config, last=last)
+        field, used = build_field(sample, field, fwhm, config, last=last, phases=phases)
         _enough(used, config)
     return field, replace(stars, x=fitted[0], y=fitted[1], flux=fitted[2])
 

@@ -1,0 +1,103 @@
+"""Waves over an image of the sub-pixel phases at which a stack's dithers were interpolated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import chi2
+
+from ks4diff.numerics.psf_modes import terms
+
+FALSE_RATE = 1e-4  # of one wave that is none, over all that are tried
+CLIP = 2.5  # sigma of values about the waves: galaxies and blends
+ROUNDS = 8
+HARMONICS = (1, 2)  # of p (1 - p) = 1/6 - sum cos(2 pi n p) / (pi n)²; the third is a ninth of the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseMaps:
+    """Where an image's pixels lie on the stack, and the phases of dithers there, if they were turned by 0.
+
+    Polynomials of (x - middle) / half: ``stack`` float64 [2, terms], stack pixels; ``phases`` [dithers, 2,
+    terms], along the stack's x and y: pixel of the dither less pixel of the stack.
+    """
+
+    middle: tuple[float, float]
+    half: float
+    order: int
+    stack: np.ndarray
+    phases: np.ndarray
+
+    def design(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the polynomials' terms [n, terms] at pixels of the image."""
+        return terms((x - self.middle[0]) / self.half, (y - self.middle[1]) / self.half, self.order)
+
+    def turning(self, design: np.ndarray) -> np.ndarray:
+        """Return float64 [2, n]: by how much the phases change per radian that a dither is turned."""
+        x, y = (design @ self.stack.T).T - self.stack[:, :1]
+        return np.stack([-y, x])
+
+    def phase(self, wave: tuple[int, float], design: np.ndarray) -> np.ndarray:
+        """Return float64 [2, n]: the phases of one dither (its number, its turn in radians)."""
+        return (design @ self.phases[wave[0]].T).T + wave[1] * self.turning(design)
+
+
+def columns(phase: np.ndarray) -> np.ndarray:
+    """Return float64 [2 harmonics, n]: cosines and sines of a phase [n]."""
+    angle = 2 * np.pi * phase
+    return np.stack([f(k * angle) for k in HARMONICS for f in (np.cos, np.sin)])
+
+
+def next_wave(
+    maps: PhaseMaps, design: np.ndarray, value: np.ndarray, weight: np.ndarray, most_turn: float
+) -> tuple[int, float] | None:
+    """Return the dither (number, turn) whose first harmonics lower chi² most, None when chance does as well.
+
+    ``value`` and ``weight`` [2, n]: what is to be explained along x and y, with its inverse variances.
+    """
+    turning = maps.turning(design)
+    step = 0.1 / float(np.abs(turning).max())
+    turns = np.arange(-most_turn, most_turn + step, step)
+    best, gain = None, float(chi2.isf(FALSE_RATE / (len(turns) * len(maps.phases)), 4))
+    turned = [np.exp(2j * np.pi * turns[:, None] * t) for t in turning]
+    for number in range(len(maps.phases)):
+        start = np.exp(2j * np.pi * maps.phase((number, 0.0), design))
+        found = sum(_power(turned[k], start[k], value[k], weight[k]) for k in (0, 1))
+        top = int(np.argmax(found))
+        if found[top] > gain:
+            best, gain = (number, float(turns[top])), float(found[top])
+    return best
+
+
+def _power(turned: np.ndarray, start: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return [turns]: by how much a cosine and a sine lower chi²."""
+    first = turned @ (start * weight * value)
+    second = turned**2 @ (start**2 * weight)
+    total = weight.sum()
+    cc, ss, cs = 0.5 * (total + second.real), 0.5 * (total - second.real), 0.5 * second.imag
+    c, s = first.real, first.imag
+    return (c * c * ss - 2 * c * s * cs + s * s * cc) / np.maximum(cc * ss - cs * cs, 1e-12 * total**2)
+
+
+def fitted(
+    smooth: np.ndarray, waves: np.ndarray, value: np.ndarray, error: np.ndarray, prior: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return (coefficients of the waves [w], residuals over errors clipped [n], their scatter).
+
+    ``smooth`` [n, t] and ``waves`` [w, n] are fitted together, waves as if known to be 0 within ``prior``.
+    """
+    design = np.concatenate([smooth, waves.T], axis=1) / error[:, None]
+    known = np.diag(np.concatenate([np.full(smooth.shape[1], 1e-9), prior**-2]))
+    solver = np.linalg.solve(design.T @ design + known, design.T)
+    scaled = value / error
+    # about the median at first: a first fit that chased outliers would need many rounds to come back
+    found, fit = np.zeros(design.shape[1]), np.full(len(scaled), np.median(scaled))
+    for _ in range(ROUNDS):
+        rest = scaled - fit
+        scatter = max(1.4826 * float(np.median(np.abs(rest))), 1.0)
+        found = solver @ (fit + np.clip(rest, -CLIP * scatter, CLIP * scatter))
+        fit = design @ found
+    rest = scaled - fit
+    scatter = max(1.4826 * float(np.median(np.abs(rest))), 1.0)
+    return found[smooth.shape[1] :], np.clip(rest / scatter, -CLIP, CLIP), scatter

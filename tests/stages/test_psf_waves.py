@@ -1,0 +1,172 @@
+"""Stars of a stack that was interpolated bilinearly are blurred in waves, which the PSF follows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from benchmarks.register_pairs import FIELD, Case, make, solution_of
+from ks4diff.numerics.phase_waves import PhaseMaps
+from ks4diff.products.cells import Cells
+from ks4diff.products.chip import StarList
+from ks4diff.products.image import MaskedImage
+from ks4diff.stages import psf_waves
+from ks4diff.stages.psf_model import PsfConfig, model_psf
+from ks4diff.stages.psf_waves import dither_phases, patterns
+from ks4diff.stages.register import RegisterConfig, register, template_position
+from ks4diff.stages.sim.geometry import FULL_SIZE, Patch, Pointing, shifted, tangent_plane, true_wcs
+from tests import skies
+
+SHAPE = (1100, 1560)
+SEEING = skies.Seeing(fwhm=2.9, beta=3.5)
+SKY, GAIN, START = 400.0, 1.6, (0.3, 0.6)
+PLACES = [(x, y) for x in (130, 390, 800, 1180, 1450) for y in (150, 560, 970)]
+
+
+def interpolated(x, y, slopes, half):
+    """Return a star's stamp on the stack around the pixel nearest to (x, y): bilinear from a dither's pixels.
+
+    The dither's pixel of stack pixel (i, j) is (i + START[0] + slopes[0] i, j + START[1] + slopes[1] j).
+    """
+    i, j = round(x), round(y)
+    at = [n * (1 + s) + c for n, s, c in zip((x, y), slopes, START, strict=True)]
+    whole = [round(v) for v in at]
+    dither = SEEING.stamp(2 * half + 9, at[0] - whole[0], at[1] - whole[1])
+    places = [
+        (n + np.arange(-half, half + 1)) * (1 + s) + c - w + half + 4
+        for n, s, c, w in zip((i, j), slopes, START, whole, strict=True)
+    ]
+    v, u = np.meshgrid(places[1], places[0], indexing="ij")
+    return ndimage.map_coordinates(dither, [v, u], order=1)
+
+
+def stack(seed, slopes, n=320):
+    """Return (image, stars) of one dither."""
+    rng = np.random.default_rng(seed)
+    clean = np.zeros(SHAPE)
+    flux = np.sort(np.exp(rng.uniform(*np.log((1e4, 2e5)), n)))[::-1]
+    x, y = skies.apart(seed, SHAPE, n, skies.NO_STARS, distance=40)
+    for px, py, light in zip(x, y, flux, strict=True):
+        half, i, j = 24, round(px), round(py)
+        part = np.s_[max(j - half, 0) : j + half + 1, max(i - half, 0) : i + half + 1]
+        stamp = interpolated(px, py, slopes, half)[max(half - j, 0) :, max(half - i, 0) :]
+        rows, columns = clean[part].shape
+        clean[part] += light * stamp[:rows, :columns]
+    data = (rng.poisson((clean + SKY) * GAIN) / GAIN - SKY).astype(np.float32)
+    variance = Cells.constant(SKY / GAIN, SHAPE)
+    image = MaskedImage(data=data, flags=np.zeros(SHAPE, dtype=np.uint16), sky_variance=variance)
+    whole = np.ones(n, dtype=bool)
+    return image, StarList(x=x, y=y, flux=flux, fwhm=np.full(n, 3.1), clean=whole)
+
+
+def maps(slopes):
+    """Return the phases of that dither, but for where it starts, and of one that is not there."""
+    half = max(SHAPE) / 2
+    own = np.zeros((2, 2, 3))
+    own[0, 0, 1], own[0, 1, 2] = slopes[0] * half, slopes[1] * half
+    own[1] = [[0.0, 0.031 * half, 0.0], [0.0, 0.0, 0.027 * half]]
+    stack_ = np.array([[half, half, 0.0], [half, 0.0, half]])
+    middle = (SHAPE[1] / 2, SHAPE[0] / 2)
+    return PhaseMaps(middle=middle, half=half, order=1, stack=stack_, phases=own)
+
+
+def errors(psf, slopes):
+    """Return [k]: the largest errors within one FWHM over the peak, places' phases averaged over 48 px.
+
+    Free of shifts: interpolation makes stars lopsided, so that where their middle is depends on its meaning.
+    """
+    out = []
+    offset = np.arange(-12, 13)
+    core = np.hypot(offset[:, None], offset) <= SEEING.fwhm
+    for x, y in PLACES:
+        around = [(x + dx, y + dy) for dx in range(-24, 25, 8) for dy in range(-24, 25, 8)]
+        truth = np.mean([interpolated(*place, slopes, 12) for place in around], axis=0)
+        model = psf.at(x, y).astype(float)
+        half = len(model) // 2
+        model = model[half - 12 : half + 13, half - 12 : half + 13]
+        off = (model / model.sum() - truth / truth.sum())[core]
+        moved = np.stack([slope[core] for slope in np.gradient(truth)], axis=1)
+        off -= moved @ np.linalg.lstsq(moved, off, rcond=None)[0]
+        out.append(np.abs(off).max() / truth.max() * truth.sum())
+    return np.array(out)
+
+
+def test_waves_are_followed_where_they_are_long():
+    slopes = (0.0041, -0.0025)
+    image, stars = stack(1, slopes)
+    plain, _ = model_psf(image, stars, GAIN, PsfConfig())
+    followed, _ = model_psf(image, stars, GAIN, PsfConfig(), maps(slopes))
+    before, after = (np.sqrt(np.mean(errors(psf, slopes) ** 2)) for psf in (plain, followed))
+    assert before > 0.025
+    # one dither alone is the worst case: harmonics and lopsidedness are left, 1 % of the peak
+    assert after < min(0.015, 0.5 * before)
+
+
+def test_short_waves_are_averaged_and_stated_as_error():
+    slopes = (0.021, 0.027)
+    image, stars = stack(2, slopes)
+    plain, _ = model_psf(image, stars, GAIN, PsfConfig())
+    followed, _ = model_psf(image, stars, GAIN, PsfConfig(), maps(slopes))
+    x, y = (np.array(v, dtype=float) for v in zip(*PLACES, strict=True))
+    strength = np.abs(followed.modes[-2:]).max(axis=(1, 2)) / followed.mean.max()
+    assert (np.abs(followed.amplitudes.at(x, y)[-2:]) * strength[:, None]).max() < 0.01
+    assert np.sqrt(np.mean(errors(followed, slopes) ** 2)) < 0.01
+    # single stars still differ by 3 % of the peak
+    assert followed.error.values.min() > 0.02
+    assert followed.error.values.min() > 0.5 * plain.error.values.min()
+
+
+def test_without_waves_nothing_changes():
+    image, stars = stack(3, (0.0, 0.0))
+    plain, _ = model_psf(image, stars, GAIN, PsfConfig())
+    same, _ = model_psf(image, stars, GAIN, PsfConfig(), maps((0.0123, -0.0171)))
+    assert len(same.modes) == len(plain.modes)
+    np.testing.assert_array_equal(same.mean, plain.mean)
+
+
+def test_patterns_are_changes_of_variance():
+    psf = SEEING.stamp(41)
+    psf /= psf.sum()
+    offset = np.arange(41) - 20
+    for k, pattern in enumerate(patterns(psf)):
+        assert pattern.sum() == pytest.approx(0, abs=1e-3)
+        along, across = pattern.sum(axis=k), pattern.sum(axis=1 - k)
+        # bilinear interpolation at p adds p (1 - p) to the variance: half of it times the pattern
+        blurred = ndimage.shift(psf, (0, 0.3) if k == 0 else (0.3, 0), order=1)
+        moved = blurred - psf
+        assert along @ offset**2 == pytest.approx(2.0, rel=0.05)
+        assert across @ offset**2 == pytest.approx(0.0, abs=0.05)
+        assert moved.min() < 0
+
+
+@pytest.mark.parametrize(("number", "east", "north"), [(4, 0, 0), (7, 4, 0), (5, 0, 7), (0, -4, -7)])
+def test_phases_are_those_of_a_dither_taken_there(number, east, north):
+    case = Case(seed=5, corner=True, density=8000, pointing_arcsec=8.0, rotation_deg=0.05)
+    pair = make(case)
+    registration = register(pair.science, pair.template, RegisterConfig())
+    maps_ = dither_phases(pair.science, pair.template, registration)
+    at = Pointing(claimed=FIELD, true=shifted(FIELD, east / 60, north / 60), rotation_deg=0.06)
+    patch = Patch(chip="M", x0=0, y0=FULL_SIZE[1] - 2048, columns=2048, rows=2048)
+    dither = true_wcs(solution_of("CTIO", "M"), at, patch)
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 2047, 9), np.linspace(0, 2047, 9)))
+    stack_ = template_position(registration, x, y)
+    seen = np.stack(dither.wcs_world2pix(*pair.wcs[1].wcs_pix2world(*stack_, 0), 0)) - stack_
+    design = maps_.design(x, y)
+    off = (seen - maps_.phase((number, 0.0), design)).ravel()
+    ones = np.repeat(np.eye(2), len(x), axis=1)
+    free = np.concatenate([ones, maps_.turning(design).reshape(1, -1)]).T
+    found, *_ = np.linalg.lstsq(free, off, rcond=None)
+    assert np.abs(off - free @ found).max() < 0.05
+    assert abs(found[2]) < psf_waves.MOST_TURN
+
+
+def test_other_cameras_have_no_phases():
+    pair = make(Case(seed=5, density=8000))
+    other = replace(pair.science, raw=replace(pair.science.raw, exposure=None))
+    registration = register(pair.science, pair.template, RegisterConfig())
+    assert dither_phases(other, pair.template, registration) is None
+    coarse = replace(pair.template, raw=replace(pair.template.raw, wcs=tangent_plane(FIELD, 0.6 / 3600)))
+    assert dither_phases(pair.science, coarse, registration) is None
