@@ -46,7 +46,7 @@ def write_field(folder: Path, number: int, *, seed: int = 0, n: int = 60, apart:
     rng = np.random.default_rng([seed, number])
     nights = np.zeros(2, NIGHT)
     nights["night"], nights["mpix"], nights["quality"] = (0, 1), SIDE**2 / 1e6, "pass"
-    nights["group"], nights["seeing"] = f"{number:04d}.K", rng.uniform(2.5, 5.0, 2)
+    nights["group"], nights["seeing"] = f"{seed}.{number:04d}.K", rng.uniform(2.5, 5.0, 2)
     made = packed([fake_night(rng, night, n, apart) for night in (0, 1)])
     path = folder / f"field{number:05d}.npz"
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import typer
 from ks4diff.products.errors import ConfigError
 
 
-def train(
+def train(  # noqa: PLR0913 - a command's options are one each for people, not coupling
     harvest: Annotated[
         Path, typer.Argument(metavar="HARVEST", help="Folder of training sets; made if need be.")
     ],
@@ -27,6 +27,9 @@ def train(
     draw: Annotated[
         bool, typer.Option(help="Draw fields that are missing; else use those there are.")
     ] = True,
+    also: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="More harvested fields, to train on only.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the model's card as JSON.")] = False,
 ) -> None:
     """Train a real/bogus model on simulated fields and write arrays, card, golden vectors and a page.
@@ -46,7 +49,8 @@ def train(
     overrides: dict[str, Any] = {"fields": fields, "seed": seed}
     settings = train_config(config, {k: v for k, v in overrides.items() if v is not None})
     paths = harvest_all(harvest, settings, processes) if draw else harvested(harvest, settings)
-    model = run(paths, out, settings)
+    extra = [path for folder in also or () for path in sorted(folder.glob("field*.npz"))]
+    model = run(paths, out, settings, extra=extra)
     if as_json:
         print(json.dumps(dict(model.card)))
         return

@@ -14,6 +14,7 @@ from ks4diff.products.errors import InputError
 from ks4diff.training.harvest import CHANGES, NIGHT, ROW
 
 HELD_OUT_SITE = "SSO"
+FIRST_EXTRA = 100_000  # fields of other sets are numbered from here
 ALERT_SCORE = 5.0  # |S_corr| of candidates that a run makes by default
 
 
@@ -67,8 +68,10 @@ class Table:
         return float(self.nights["mpix"].sum())
 
 
-def read_table(paths: Sequence[Path]) -> tuple[Table, str]:
+def read_table(paths: Sequence[Path], extra: Sequence[Path] = ()) -> tuple[Table, str]:
     """Return the table of harvested fields and 16 hex digits of the sha256 of all that is in it.
+
+    Fields of ``extra`` files, of other sets, get numbers from `FIRST_EXTRA` on, in the order of their paths.
 
     Raises
     ------
@@ -81,7 +84,8 @@ def read_table(paths: Sequence[Path]) -> tuple[Table, str]:
     of: dict[str, list[np.ndarray]] = {name: [] for name in names}
     site: dict[int, str] = {}
     digest, first = hashlib.sha256(), 0
-    for number, path in sorted((field_number(path), path) for path in paths):
+    numbered = sorted((field_number(path), path) for path in paths)
+    for number, path in [*numbered, *enumerate(sorted(extra), FIRST_EXTRA)]:
         one, site[number] = _read_field(path)
         one["changes"]["row"][one["changes"]["row"] >= 0] += first
         first += len(one["rows"])
@@ -93,6 +97,10 @@ def read_table(paths: Sequence[Path]) -> tuple[Table, str]:
         raise InputError("no field has been harvested")
     joined = {name: np.concatenate(parts[name]) for name in names}
     fields = {name: np.concatenate(of[name]) for name in names}
+    group, is_extra = joined["nights"]["group"], fields["nights"] >= FIRST_EXTRA
+    shared = np.setdiff1d(np.intersect1d(group[is_extra], group[~is_extra]), [""])
+    if len(shared):
+        raise InputError(f"{shared[0]} is in two sets: one would train on what another tests")
     table = Table(
         **joined,
         field=fields["rows"],
@@ -125,13 +133,17 @@ def _read_field(path: Path) -> tuple[dict[str, np.ndarray], str]:
 def split_fields(table: Table, seed: int, test_share: float) -> tuple[list[int], list[int], list[int]]:
     """Return (training, test, other site): numbers of fields, none in two.
 
-    All nights of a field go together, and all fields of `HELD_OUT_SITE` are the third list.
+    All nights of a field go together, and all fields of `HELD_OUT_SITE` are the third list; those of other
+    sets train, or are in no list when they are of that site.
     """
-    other = sorted(number for number, site in table.site.items() if site == HELD_OUT_SITE)
-    rest = sorted(set(table.site) - set(other))
+    own = sorted(number for number in table.site if number < FIRST_EXTRA)
+    other = [number for number in own if table.site[number] == HELD_OUT_SITE]
+    rest = sorted(set(own) - set(other))
+    extra = [n for n, site in table.site.items() if n >= FIRST_EXTRA and site != HELD_OUT_SITE]
     order = np.random.default_rng([seed, 71]).permutation(len(rest))
     n_test = round(test_share * len(rest))
-    return sorted(rest[k] for k in order[n_test:]), sorted(rest[k] for k in order[:n_test]), other
+    training = sorted(rest[k] for k in order[n_test:])
+    return [*training, *sorted(extra)], sorted(rest[k] for k in order[:n_test]), other
 
 
 def folds(fields: np.ndarray, n: int, seed: int) -> np.ndarray:

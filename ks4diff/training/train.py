@@ -110,8 +110,10 @@ def harvested(folder: Path, config: TrainConfig) -> list[Path]:
     return there
 
 
-def train(paths: Sequence[Path], out: Path, config: TrainConfig) -> RbModel:
+def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Sequence[Path] = ()) -> RbModel:
     """Train on harvested fields and write the model, its card, golden vectors and page into ``out``.
+
+    Fields of ``extra`` files, of whatever settings, are for training only.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig) -> RbModel:
         When fields cannot be read, or too few of them are there to be split.
 
     """
-    table, digest = read_table(paths)
+    table, digest = read_table(paths, extra)
     split = split_fields(table, config.seed, config.test_share)
     if not all(split):
         raise InputError(

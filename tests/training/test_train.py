@@ -55,6 +55,17 @@ def test_no_field_is_in_two_sets_and_the_site_left_out_is_whole(table):
     assert len(test) == 3
 
 
+def test_fields_of_other_sets_train_only(paths, tmp_path):
+    extra = [write_field(tmp_path, n, seed=5) for n in (1, 5)]  # the second of the site left out
+    table, digest = read_table(paths, extra)
+    training, test, other = split_fields(table, 1, 0.3)
+    plain = split_fields(read_table(paths)[0], 1, 0.3)
+    assert (training, test, other) == ([*plain[0], 100_000], plain[1], plain[2])
+    assert digest != read_table(paths)[1]
+    with pytest.raises(InputError, match="in two sets"):
+        read_table(paths, paths[:1])
+
+
 def test_folds_keep_fields_whole_and_are_alike_in_size(table):
     fold = folds(table.field, 4, 1)
     assert all(len(set(fold[table.field == n])) == 1 for n in range(FIELDS))
