@@ -169,6 +169,19 @@ def astrometric_variance(s_n, s_r, sigma):
     return np.where((s_n > 0) & (s_r > 0), total, 0.0)
 
 
+def psf_variance(s_n, s_r, bend2):
+    """Return what errors of width, and half as large ones of ellipticity, leave of the lesser score."""
+
+    def second(s):
+        xx, yy = (np.roll(s, 1, axis) - 2 * s + np.roll(s, -1, axis) for axis in (1, 0))
+        slope = (np.roll(s, -1, 1) - np.roll(s, 1, 1)) / 2
+        xy = (np.roll(slope, -1, 0) - np.roll(slope, 1, 0)) / 2
+        return (xx + yy) ** 2 + 0.5**2 * ((xx - yy) ** 2 + 4 * xy**2)
+
+    left = bend2 * np.where(s_n < s_r, second(s_n), second(s_r))
+    return np.where((s_n > 0) & (s_r > 0), left, 0.0)
+
+
 def without_shared(here, ratio, mean, unshared):
     """Return the covariance ``here`` times ``ratio`` less the one that ``mean`` holds beyond ``unshared``."""
     out = np.empty(here.shape)

@@ -10,18 +10,20 @@ from ks4diff.numerics.jit import jit
 
 # in sigma of the score, from no source noise to all of it: light in either image, and light in both
 GATE, STATIC_GATE = (6.0, 10.0), (2.5, 4.5)
+SHEAR2 = 0.25  # PSFs err in ellipticity half as much as in width, which leaves nothing two sigma from a star
 
 
 class Errors(NamedTuple):
     """How well a patch is known.
 
     ``shift_x2`` and ``shift_y2`` px²: variance of the registration; ``scale2`` of the flux scale, as a
-    fraction.
+    fraction; ``bend2`` px⁴: what PSF errors leave of a star over its squared score's Laplacian.
     """
 
     shift_x2: float = 0.0
     shift_y2: float = 0.0
     scale2: float = 0.0
+    bend2: float = 0.0
 
 
 @jit
@@ -66,46 +68,57 @@ def astrometric(s_n: np.ndarray, s_r: np.ndarray, sigma_x: float, sigma_y: float
 
 
 @jit
-def _terms(s_n, s_r, light, errors, gate, variance, static):
-    """Fill (variance beyond the sky's, squared static score) of the inner pixels, 2 px from the border.
+def _bend(up, here, down, left, right, corners):
+    """Return the squares of a score's second derivatives as widths and ellipticities of its PSF err."""
+    two = np.float32(2)
+    across, along = left - two * here + right, up - two * here + down
+    round_, stretched = across + along, across - along
+    return round_ * round_ + np.float32(SHEAR2) * (
+        stretched * stretched + np.float32(0.25) * corners * corners
+    )
+
+
+@jit
+def _terms(s_n, s_r, light, errors, gate, variance):
+    """Fill the variance beyond the sky's of the inner pixels, 2 px from the border.
 
     Row by row and neighbour by neighbour as views: only so does the compiler use vectors.
     """
     rows, columns = variance.shape
     zero, one = np.float32(0), np.float32(1)
-    shift_x2, shift_y2, scale2 = errors
+    shift_x2, shift_y2, scale2, bend2 = errors
     low, rise, low_both, rise_both = gate
     for y in range(rows):
         n, r = s_n[y + 2], s_r[y + 2]
         n_up2, n_up, n_down, n_down2 = s_n[y, 2:], s_n[y + 1, 2:], s_n[y + 3, 2:], s_n[y + 4, 2:]
         r_up2, r_up, r_down, r_down2 = s_r[y, 2:], s_r[y + 1, 2:], s_r[y + 3, 2:], s_r[y + 4, 2:]
+        n_ul, n_ur, n_dl, n_dr = s_n[y + 1, 1:], s_n[y + 1, 3:], s_n[y + 3, 1:], s_n[y + 3, 3:]
+        r_ul, r_ur, r_dl, r_dr = s_r[y + 1, 1:], s_r[y + 1, 3:], s_r[y + 3, 1:], s_r[y + 3, 3:]
         n1, n2, n3, n4, r1, r2, r3, r4 = n[1:], n[2:], n[3:], n[4:], r[1:], r[2:], r[3:], r[4:]
         shown = light[y + 2, 2:]
-        out_variance, out_static = variance[y], static[y]
+        out = variance[y]
         for x in range(columns):
             lesser = max(min(n2[x], r2[x]), zero)
-            square = lesser * lesser
             n_x, r_x = _slope(n[x], n1[x], n3[x], n4[x]), _slope(r[x], r1[x], r3[x], r4[x])
             n_y = _slope(n_up2[x], n_up[x], n_down[x], n_down2[x])
             r_y = _slope(r_up2[x], r_up[x], r_down[x], r_down2[x])
-            of_n, of_r = (
-                shift_x2 * n_x * n_x + shift_y2 * n_y * n_y,
-                shift_x2 * r_x * r_x + shift_y2 * r_y * r_y,
-            )
-            slopes = of_n if n2[x] < r2[x] else of_r
-            v = scale2 * square + (slopes if lesser > zero else zero)
+            n_corners = n_ul[x] - n_ur[x] - n_dl[x] + n_dr[x]
+            r_corners = r_ul[x] - r_ur[x] - r_dl[x] + r_dr[x]
+            of_n = shift_x2 * n_x * n_x + shift_y2 * n_y * n_y
+            of_r = shift_x2 * r_x * r_x + shift_y2 * r_y * r_y
+            of_n += bend2 * _bend(n_up[x], n2[x], n_down[x], n1[x], n3[x], n_corners)
+            of_r += bend2 * _bend(r_up[x], r2[x], r_down[x], r1[x], r3[x], r_corners)
+            derived = of_n if n2[x] < r2[x] else of_r
+            v = scale2 * lesser * lesser + (derived if lesser > zero else zero)
             either, both = max(n2[x], r2[x]), min(n2[x], r2[x])
             t = min(max((either - low) * rise, (both - low_both) * rise_both, zero), one)
-            out_variance[x] = v + t * t * (3 - 2 * t) * max(shown[x], zero)
-            out_static[x] = square
+            out[x] = v + t * t * (3 - 2 * t) * max(shown[x], zero)
 
 
-def terms(
-    s_n: np.ndarray, s_r: np.ndarray, light: np.ndarray, errors: Errors, sigma: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the variance of S beyond that of the sky, and the squared score of static light.
+def terms(s_n: np.ndarray, s_r: np.ndarray, light: np.ndarray, errors: Errors, sigma: float) -> np.ndarray:
+    """Return the variance of S beyond that of the sky, float32 of all pixels but two at each border.
 
-    Float32 of all pixels but two at each border. ``s_n`` and ``s_r`` are the scores of either image,
+    ``s_n`` and ``s_r`` are the scores of either image,
     ``light`` the Poisson variance of S as the images' own pixels show it, ``sigma`` that of S on sky.
 
     What the noisy pixels show of their own variance is believed only where there is light beyond doubt: in
@@ -119,50 +132,9 @@ def terms(
         for low, high in (GATE, STATIC_GATE)
         for value in (low * sigma, 1 / ((high - low) * sigma))
     ]
-    variance, static = (np.empty((s_n.shape[0] - 4, s_n.shape[1] - 4), dtype=np.float32) for _ in range(2))
-    _terms(s_n, s_r, light, tuple(np.float32(e) for e in errors), tuple(gate), variance, static)
-    return variance, static
-
-
-@jit
-def _across(image, radius, out):
-    """Sum each row over 2 radius + 1 px."""
-    columns = image.shape[1]
-    for y in range(image.shape[0]):
-        total = 0.0
-        for x in range(min(radius, columns)):
-            total += image[y, x]
-        for x in range(columns):
-            if x + radius < columns:
-                total += image[y, x + radius]
-            if x > radius:
-                total -= image[y, x - radius - 1]
-            out[y, x] = total
-
-
-@jit
-def _down(image, radius, norm, out):
-    """Sum each column over 2 radius + 1 px, times ``norm``; rounding leaves no negative."""
-    rows, columns = image.shape
-    total = np.zeros(columns)
-    for y in range(-radius, rows):
-        if y + radius < rows:
-            for x in range(columns):
-                total[x] += image[y + radius, x]
-        if y > radius:
-            for x in range(columns):
-                total[x] -= image[y - radius - 1, x]
-        if y >= 0:
-            for x in range(columns):
-                out[y, x] = max(total[x] * norm, 0.0)
-
-
-def blurred(image: np.ndarray, radius: int) -> np.ndarray:
-    """Return float32 [y, x]: the means over square boxes of 2 ``radius`` + 1 px, zeros beyond the border."""
-    across, out = np.empty(image.shape, dtype=np.float32), np.empty(image.shape, dtype=np.float32)
-    _across(image, radius, across)
-    _down(across, radius, 1 / (2 * radius + 1) ** 2, out)
-    return out
+    variance = np.empty((s_n.shape[0] - 4, s_n.shape[1] - 4), dtype=np.float32)
+    _terms(s_n, s_r, light, tuple(np.float32(e) for e in errors), tuple(gate), variance)
+    return variance
 
 
 @jit

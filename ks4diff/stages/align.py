@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from scipy.signal import convolve2d
@@ -63,6 +64,8 @@ def align(
     area = _areas(nodes, shape)
     stars = on_chip(template.stars, registration, area, shape)
     phases = dither_phases(chip, template, registration)
+    # a star's wings cancel as far out as both PSFs hold them
+    config = replace(config, least_half_pix=max(config.least_half_pix, chip.psf.stamp.shape[0] // 2))
     psf, _ = model_psf(image, _within(stars, shape), gain, config, phases)
     return AlignedTemplate(
         image=image,

@@ -28,7 +28,8 @@ class MeasureConfig:
 
     cutout_pix: int = 63
     dipole_ratio: float = 0.6  # opposite lobe over peak: a moved star leaves 0.5 to 1
-    sharp_limit: float = 1.6  # a star gives 1, a single pixel 3 or more
+    sharp_limit: float = 1.6  # a star gives 1, a single pixel 3 or more ...
+    sharp_sigma: float = 5.0  # ... and is sure of it: of nine pixels of noise the highest counts
     near_saturated_fwhm: float = 5.0
     template_sigma: float = 5.0  # a template source under the candidate
     model_error: float = 0.03  # of the PSF: floor of the chi² of bright sources
@@ -151,7 +152,7 @@ def add_flags(
         "no_data": near & VOID != 0,
         "edge": (on_grown & PixelFlag.EDGE) != 0,
         "dipole": table["opposite"] > config.dipole_ratio,
-        "sharp": table["sharpness"] - 3 * table["sharpness_err"] > config.sharp_limit,
+        "sharp": table["sharpness"] - config.sharp_sigma * table["sharpness_err"] > config.sharp_limit,
         "near_saturated": table["saturated_distance"] < config.near_saturated_fwhm * fwhm,
         "on_source": table["template_flux"] > config.template_sigma * noise,
     }

@@ -11,6 +11,7 @@ class PsfConfig:
 
     radius_fwhm: float = 3.5  # stamp half-width of one PSF: a Moffat beyond holds 1 % of its light
     field_radius_fwhm: float = 4.5  # the same of a PSF that varies: many stars hold its wings
+    least_half_pix: int = 14  # of a stamp's half-width: what one image's lacks of a star's wings stays in D
     max_stars: int = 80  # brightest clean ones, of one PSF
     min_stars: int = 4
     max_modelled: int = 4000  # neighbours fitted together for one PSF, brightest first

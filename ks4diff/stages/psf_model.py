@@ -103,7 +103,7 @@ def _stamp(draw, fwhm: float, config: PsfConfig) -> np.ndarray:
 
 
 def _half(fwhm: float, config: PsfConfig) -> int:
-    return int(np.ceil(config.field_radius_fwhm * max(fwhm, 2.0)))
+    return max(int(np.ceil(config.field_radius_fwhm * max(fwhm, 2.0))), config.least_half_pix)
 
 
 def _resized(stamp: np.ndarray, fwhm: float, config: PsfConfig) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from ks4diff.numerics import holes, zogy_patch
 from ks4diff.numerics.background_left import background_left, block_means, subtract_level
 from ks4diff.numerics.patches import Span, window
-from ks4diff.numerics.score_variance import Errors, blurred, corrected, terms
+from ks4diff.numerics.score_variance import Errors, corrected, terms
 from ks4diff.numerics.zogy import PSF_LIFT, transform_noise
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
@@ -82,9 +82,7 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
         lost, bits = _holes(f, flags, science, template, pair.config)
         lost, bits = (lost[0][:, *inner], lost[1][inner]), bits[inner]
     difference, s_n, s_r, light = zogy_patch.apply(f, science, template)
-    variance, static = terms(s_n[framed], s_r[framed], light[framed], errors, np.sqrt(f.score_flux))
-    if f.psf2 > 0:
-        variance += np.float32(f.psf2) * blurred(static, f.blur)
+    variance = terms(s_n[framed], s_r[framed], light[framed], errors, np.sqrt(f.score_flux))
     score, error, taken = corrected(
         (s_n[inner], s_r[inner]),
         (_sky_variance(pair, f, rows, columns) + np.float32(f.level2 * unknown), NODE_STEP),
@@ -135,10 +133,11 @@ def _filters(pair: Pair, rows: Span, columns: Span) -> tuple[zogy_patch.Filters,
     shift = _value(pair.registration.error, x, y, pair.registration.rms_pix)
     shift2 = shift**2 if config.astrometric_noise else 0.0
     error2 = _value(match.scale_error, x, y, match.flux_scale_error) ** 2 - match.stamp_error**2
-    scale2 = max(error2, 0.0) + min(match.star_scatter, config.most_scatter) ** 2
-    scale2 = scale2 if config.scale_noise else 0.0
     filters = zogy_patch.filters(*sides, pair.shape, max(PSF_LIFT, noise_of_psf))
-    return filters, Errors(shift2, shift2, scale2)
+    # stars' fluxes scatter by what PSF errors leave of them too: that is in the variance already
+    scatter2 = max(min(match.star_scatter, config.most_scatter) ** 2 - filters.left2, 0.0)
+    scale2 = max(error2, 0.0) + scatter2 if config.scale_noise else 0.0
+    return filters, Errors(shift2, shift2, scale2, filters.bend2)
 
 
 def _value(cells: Cells, x: float, y: float, otherwise: float) -> float:

@@ -137,30 +137,28 @@ class TestTerms:
         twin = oracles.astrometric_variance(n.astype(float), r.astype(float), (0.2, 0.1))
         np.testing.assert_allclose(score_variance.astrometric(n, r, 0.2, 0.1), twin, rtol=1e-4, atol=1e-5)
         errors = score_variance.Errors(shift_x2=0.04, shift_y2=0.01)
-        variance, _ = score_variance.terms(n, r, 0 * light, errors, 1.0)
+        variance = score_variance.terms(n, r, 0 * light, errors, 1.0)
         np.testing.assert_allclose(variance, twin[2:-2, 2:-2], rtol=1e-4, atol=1e-5)
 
     def test_light_counts_where_there_is_light_beyond_doubt(self):
         n, r, light = self.scores()
-        variance, static = score_variance.terms(n, r, light, score_variance.Errors(), 1.0)
+        variance = score_variance.terms(n, r, light, score_variance.Errors(), 1.0)
         n, r, light = (image[2:-2, 2:-2] for image in (n, r, light))
-        np.testing.assert_allclose(static, np.maximum(np.minimum(n, r), 0) ** 2, rtol=1e-6)
         sure = (np.maximum(n, r) > 10) | (np.minimum(n, r) > 4.5)
         none = (np.maximum(n, r) < 6) & (np.minimum(n, r) < 2.5)
         assert sure.any()
         np.testing.assert_allclose(variance[sure], light[sure], rtol=1e-6)
         assert not variance[none].any()
-        scale, _ = score_variance.terms(
+        scale = score_variance.terms(
             *(np.pad(image, 2) for image in (n, r, 0 * light)), score_variance.Errors(scale2=0.01), 1.0
         )
         np.testing.assert_allclose(scale, 0.01 * np.maximum(np.minimum(n, r), 0) ** 2, rtol=1e-5)
 
-    @pytest.mark.parametrize("radius", [1, 3, 40])
-    def test_box_means(self, radius):
-        image = np.random.default_rng(5).uniform(0, 1, (50, 61)).astype(np.float32)
-        n = 2 * radius + 1
-        twin = oracles.convolve(image.astype(float), np.full((n, n), 1 / n**2))
-        np.testing.assert_allclose(score_variance.blurred(image, radius), twin, atol=1e-6)
+    def test_the_term_of_psf_errors_against_its_twin(self):
+        n, r, light = self.scores()
+        twin = oracles.psf_variance(n.astype(float), r.astype(float), 0.3)
+        variance = score_variance.terms(n, r, 0 * light, score_variance.Errors(bend2=0.3), 1.0)
+        np.testing.assert_allclose(variance, twin[2:-2, 2:-2], rtol=1e-4, atol=1e-5)
 
     def test_the_corrected_score(self):
         n, r, more = self.scores()
@@ -187,3 +185,26 @@ class TestTerms:
         np.testing.assert_allclose(error, np.sqrt(total) / (4 * (1 - lost[0])), rtol=1e-4)
         np.testing.assert_array_equal(taken, (lost[0] > 0.1) | (fill**2 > sky * (1 - lost[1])))
         np.testing.assert_array_equal(more, kept)
+
+
+def test_a_psf_error_leaves_what_a_stretched_star_does():
+    """Law by law: the derivative by the width is that of stretched PSFs, and S of one less S of the other."""
+    fwhm, step = 4.2, 0.01
+    wide, narrow = (gaussian(45, fwhm * (1 + s)) for s in (step / 2, -step / 2))
+    plain = gaussian(45, fwhm) / gaussian(45, fwhm).sum()
+    change = (wide / wide.sum() - narrow / narrow.sum()) / step
+    by_width = fft.irfft2(zogy_patch._by_width(plain, (90, 90)), (90, 90))
+    seen = np.roll(by_width, (22, 22), (0, 1))[:45, :45]
+    np.testing.assert_allclose(seen, change, atol=2e-3 * np.abs(change).max())
+    sides = [
+        zogy_patch.PatchSide(plain.astype(np.float32), 9.0, None, 1.5, 0.02),
+        zogy_patch.PatchSide(PSFS[0], 4.0, COLOUR, 4.0, 0.0),
+    ]
+    f = zogy_patch.filters(*sides, (180, 200), zogy.PSF_LIFT)
+    # a static star as wide as the science PSF's error of 2 % of the peak makes it
+    science, template = (np.zeros((180, 200), dtype=np.float32) for _ in range(2))
+    true = gaussian(45, fwhm * 1.01)
+    science[58:103, 68:113] = 1e4 * true / true.sum()
+    template[68:93, 78:103] = 1e4 * PSFS[0]
+    _, s_n, s_r, _ = zogy_patch.apply(f, science, template)
+    assert (s_n - s_r)[80, 90] ** 2 / s_r[80, 90] ** 2 == pytest.approx(f.left2, rel=0.05)
