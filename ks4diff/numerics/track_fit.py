@@ -18,6 +18,7 @@ TRACK_LENGTHS = (0.7, 1.5, 2.5, 4.0, 6.5, 9.0)  # pixels; the mean path through 
 TRACK_ANGLES = 12
 TRACK_REACH = 2  # pixels from the middle at which a track's middle may lie
 SAMPLES_PIX = 0.05  # along a track
+STRUCK_ROUNDS = 5  # of a fit without the pixels that stand out of it
 
 
 class Gains(NamedTuple):
@@ -25,13 +26,14 @@ class Gains(NamedTuple):
 
     ``light`` a point source or a short streak through the PSF, ``point`` the point source alone; ``pixels``
     free charge in connected pixels less a price for each beyond the first; ``track`` even charge on a line,
-    less one price.
+    less one price; ``struck`` a point source with free charge on it, less a price for each of its pixels.
     """
 
     light: np.ndarray
     point: np.ndarray
     pixels: np.ndarray
     track: np.ndarray
+    struck: np.ndarray
 
 
 def light_table(psf: np.ndarray, fwhm: float, side: int) -> np.ndarray:
@@ -111,7 +113,7 @@ def explained(
         Pixels; farther from the middle a source may have a hit beside it, at the same price.
 
     """
-    out = np.zeros((4, len(data)))
+    out = np.zeros((5, len(data)))
     _explained(
         np.ascontiguousarray(data, dtype=np.float32),
         np.ascontiguousarray(weight, dtype=np.float32),
@@ -138,6 +140,7 @@ def _explained(data, weight, light, track, price, own_radius, out):
         out[2, n] = _connected(data[n], weight[n], price, own_radius)
         # the best of thousands of tracks: as free as one more pixel
         out[3, n] = _best_track(data[n], weight[n], track[0], track[1], track[2]) - price
+        out[4, n] = _struck(data[n], weight[n], light[0], j, i, price)
 
 
 @jit
@@ -203,6 +206,32 @@ def _flux(data, weight, stamp, edge_y, edge_x):
             product += wt * data[y, x]
             norm += wt * stamp[y + edge_y, x + edge_x]
     return product / norm if norm > 0 else 0.0
+
+
+@jit
+def _struck(data, weight, light, j, i, price):
+    """Return the chi² of a point source near phases (j, i) and of what stands out of it, each pixel paid for.
+
+    What stands out takes no part in the fit; the source is placed and measured anew without it.
+    """
+    rest = weight.copy()
+    gain, charge = 0.0, 0.0
+    for _ in range(STRUCK_ROUNDS):
+        gain, j, i = _best_position(data, rest, light, j, i, 2)
+        whole_j, whole_i = j // PHASES, i // PHASES
+        stamp = light[j - whole_j * PHASES, i - whole_i * PHASES]
+        edge_y = (stamp.shape[0] - data.shape[0]) // 2 - whole_j
+        edge_x = (stamp.shape[1] - data.shape[1]) // 2 - whole_i
+        flux = max(_flux(data, rest, stamp, edge_y, edge_x), 0.0)
+        charge = 0.0
+        for y in range(data.shape[0]):
+            for x in range(data.shape[1]):
+                left = data[y, x] - flux * stamp[y + edge_y, x + edge_x]
+                stands_out = left > 0 and left * left * weight[y, x] > price
+                rest[y, x] = 0.0 if stands_out else weight[y, x]
+                if stands_out:
+                    charge += data[y, x] * data[y, x] * weight[y, x] - price
+    return _gain(data, rest, light, j, i) + charge
 
 
 @jit

@@ -32,6 +32,9 @@ class HitsConfig:
     pixel_price: float = 9.0  # chi² that a further pixel of free charge must explain
     model_error: float = 0.03  # of the PSF, per pixel: a star of S/N 1000 is no worse than one of 100
     static_error: float = 0.1  # of what the other image predicts, per pixel
+    struck_source: float = (
+        60.0  # chi² of light beyond all charge: a source that was struck; hits alone have < 40
+    )
     prediction_floor: float = 0.02  # of the squared transfer: where the other image shows less, it is silent
 
 
@@ -60,25 +63,23 @@ def flag_hits(
 
     Around each candidate the image that is the brighter one, less what the other predicts, is explained
     twice: as a point source or a short streak, convolved with the PSF, and as charge in a few pixels, free or
-    along a track. The likelihood ratio decides. A source that is broader than the PSF is never a hit.
+    along a track. The likelihood ratio decides. A source that is broader than the PSF is never a hit, nor is
+    one that a particle struck, "sharp" as it looks: then light and charge together explain far more.
     """
     table = candidates.table.copy()
-    ratio = likelihood_ratio(table, chip, template, match, config)
-    limit = np.where(table["is_positive"], config.margin, config.template_margin)
-    hit = ratio > limit  # NaN where nothing can be said
-    table["flags"][hit] |= FLAG_BIT["cosmic_ray"]
-    return replace(candidates, table=table)
-
-
-def likelihood_ratio(table, chip, template, match, config: HitsConfig) -> np.ndarray:
-    """Return float64 [n]: chi² of light less chi² of charge of each candidate, NaN where masked."""
     gains = gains_of(table, chip, template, match, config)
-    return np.maximum(gains.pixels, gains.track) - gains.light
+    charge = np.maximum(gains.pixels, gains.track)
+    limit = np.where(table["is_positive"], config.margin, config.template_margin)
+    hit = charge - gains.light > limit  # NaN where nothing can be said
+    struck = hit & (gains.struck - charge > config.struck_source)
+    table["flags"][hit & ~struck] |= FLAG_BIT["cosmic_ray"]
+    table["flags"][struck] &= ~FLAG_BIT["sharp"]
+    return replace(candidates, table=table)
 
 
 def gains_of(table, chip, template, match, config: HitsConfig) -> Gains:
     """Return the `Gains` of each candidate, NaN where the middle pixels are masked."""
-    out = np.full((4, len(table)), np.nan)
+    out = np.full((5, len(table)), np.nan)
 
     def work(part: tuple[np.ndarray, tuple[slice, slice]]) -> None:
         rows, box = part

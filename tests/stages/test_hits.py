@@ -150,6 +150,17 @@ class TestLight:
         made.charge[np.rint(y).astype(int), np.rint(x).astype(int) + reach] += 40 * SIGMA
         assert made.flagged(x, y).sum() <= 1
 
+    def test_a_struck_source_is_none_and_a_bright_hit_is_no_struck_source(self, fwhm, template_fwhm):
+        """A track of 4 px, 40 sigma in each, over the flank of a source of S/N 40, and alone."""
+        x, y = places(14)
+        for source in (40.0, 0.0):
+            made = Made(fwhm, template_fwhm)
+            made.add(x, y, np.full(len(x), made.flux(source)))
+            for step in range(4):
+                made.charge[np.rint(y).astype(int) + step, np.rint(x).astype(int) + 1] += 40 * SIGMA
+            flagged = made.flagged(x, y + 0.5)
+            assert flagged.mean() < 0.03 if source else flagged.mean() > 0.99
+
     @pytest.mark.parametrize("length", [0.0, 1.5, 4.0])
     def test_tracks_of_6_sigma_are_hits(self, fwhm, template_fwhm, length):
         made = Made(fwhm, template_fwhm)
