@@ -12,7 +12,8 @@ from scipy import fft, ndimage
 
 from ks4diff.numerics.moments import stamps
 from ks4diff.numerics.psf_grid import transform
-from ks4diff.numerics.track_fit import Gains, explained, light_table
+from ks4diff.numerics.track_fit import Gains, explained
+from ks4diff.numerics.track_tables import light_table
 from ks4diff.products.candidates import FLAG_BIT, Candidates
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip

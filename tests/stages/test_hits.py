@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ks4diff.numerics.track_fit import explained, light_table, track_table
+from ks4diff.numerics.track_fit import explained
+from ks4diff.numerics.track_tables import light_table, track_table
 from ks4diff.products.candidates import FLAG_BIT, Candidates, empty_table
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip, RawChip, StarList
