@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,18 @@ from astropy.wcs import WCS
 
 from ks4diff.io.atomic import atomic_path
 from ks4diff.io.fits_header import one_line, quiet_astropy
-from ks4diff.products.candidates import CANDIDATE_FLAGS, COLUMNS, REJECTING_BITS, Candidates, empty_table
+from ks4diff.products.candidates import (
+    CANDIDATE_FLAGS,
+    COLUMNS,
+    REJECTING_BITS,
+    Candidates,
+    Column,
+    empty_table,
+)
 from ks4diff.products.difference import Difference
 from ks4diff.products.errors import InputError
 from ks4diff.products.image import PIXEL_FLAG_DESCRIPTION, PixelFlag
+from ks4diff.products.model import RB_FLAGS
 
 # Keys of ``meta`` that have a card of their own; others become their upper-case name.
 META_CARDS = {
@@ -24,12 +32,14 @@ META_CARDS = {
     "config_digest": ("CFGHASH", "sha256 of the configuration"),
     "template_ids": ("TEMPLATE", "template ids, comma-separated"),
     "model_id": ("RBMODEL", "model behind the rb column"),
+    "rb_features": ("RBFEAT", "version of the features that it saw"),
     "science_file": ("SCIFILE", "science image"),
     "reference_file": ("REFFILE", "reference image"),
     "exposure": ("EXPID", "exposure id"),
     "flux_scale": ("FLXSCALE", "science counts per template count"),
     "quality": ("QUALITY", "pass, warn or fail"),
 }
+REASONS = Column("rb_reasons", "U", "", "features that moved rb most: name, and + up or - down")
 _FORMATS = {"i8": "K", "i4": "J", "f8": "D", "f4": "E", "?": "L"}
 _READ_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError)
 
@@ -37,13 +47,18 @@ MetaValue = str | int | float | bool | None | Iterable[str]
 
 
 def write_candidates(
-    path: str | os.PathLike[str], candidates: Candidates, *, meta: Mapping[str, MetaValue]
+    path: str | os.PathLike[str],
+    candidates: Candidates,
+    *,
+    meta: Mapping[str, MetaValue],
+    reasons: Sequence[Sequence[str]] = (),
 ) -> None:
-    """Write candidates.fits: one binary table CANDIDATES with exactly the columns of `COLUMNS`.
+    """Write candidates.fits: one binary table CANDIDATES with the columns of `COLUMNS`, then rb_reasons.
 
     Each column has its unit (TUNITn; "flux" becomes the run's flux unit) and its description (TCOMMn). The
     header names the flag bits: FLAGn is the name of bit n, FREJn whether it keeps a candidate from
-    alerts, FDESn what it means. Cutouts are not written. Equal input gives equal bytes.
+    alerts, FDESn what it means; likewise RBFn, RBWn (whether rb is withheld) and RBDn those of rb_flags.
+    Cutouts are not written. Equal input gives equal bytes.
 
     Parameters
     ----------
@@ -54,6 +69,8 @@ def write_candidates(
     meta
         Provenance for the header: the keys of `META_CARDS`, or any FITS keyword of at most 8 characters.
         Sequences are joined by commas; None and non-finite numbers become cards without a value.
+    reasons
+        Of each row what moved its rb most, strongest first; none where that is not known.
 
     Raises
     ------
@@ -75,8 +92,11 @@ def write_candidates(
         )
         for column in COLUMNS
     ]
+    told = [",".join(one) for one in reasons] or [""] * len(table)
+    width = max(map(len, told), default=0) or 1
+    columns.append(fits.Column(name="rb_reasons", format=f"{width}A", array=np.array(told, f"U{width}")))
     hdu = fits.BinTableHDU.from_columns(columns, name="CANDIDATES")
-    for number, column in enumerate(COLUMNS, start=1):
+    for number, column in enumerate((*COLUMNS, REASONS), start=1):
         after = f"TUNIT{number}" if column.unit else f"TFORM{number}"
         hdu.header.set(f"TCOMM{number}", _ascii(column.description), after=after)
     header = hdu.header
@@ -87,6 +107,11 @@ def write_candidates(
         header[f"FLAG{bit}"] = (flag.name, f"bit {bit} (value {flag.bit}) of flags")
         header[f"FREJ{bit}"] = (flag.rejecting, "keeps a candidate from alerts")
         header[f"FDES{bit}"] = _ascii(flag.description)
+    for flag in RB_FLAGS:
+        bit = flag.bit.bit_length() - 1
+        header[f"RBF{bit}"] = (flag.name, f"bit {bit} (value {flag.bit}) of rb_flags")
+        header[f"RBW{bit}"] = (flag.withholds, "leaves rb NaN")
+        header[f"RBD{bit}"] = _ascii(flag.description)
     _add_meta(header, meta)
     _write(path, fits.HDUList([fits.PrimaryHDU(), hdu]))
 

@@ -138,7 +138,13 @@ def _make_folder(out: Path) -> None:
 
 def write_candidates(result: PairResult, folder: Path) -> None:
     """Write candidates.fits into a folder."""
-    fits_tables.write_candidates(folder / "candidates.fits", result.subtracted.candidates, meta=_meta(result))
+    subtracted = result.subtracted
+    fits_tables.write_candidates(
+        folder / "candidates.fits",
+        subtracted.candidates,
+        meta=_meta(result),
+        reasons=subtracted.rb_reasons,
+    )
 
 
 def write_difference(result: PairResult, folder: Path) -> None:
@@ -154,6 +160,7 @@ def _meta(result: PairResult) -> dict[str, Any]:
         "config_digest": result.provenance.config_digest,
         "template_ids": result.provenance.template_ids,
         "model_id": result.provenance.model_id,
+        "rb_features": result.provenance.rb_features,
         "science_file": result.provenance.science_file,
         "exposure": result.exposure,
         "flux_scale": result.provenance.flux_scale,

@@ -12,7 +12,7 @@ import numpy as np
 
 from ks4diff import __version__
 from ks4diff.pipeline.config import PipelineConfig
-from ks4diff.pipeline.rb import model_id, scored, threshold
+from ks4diff.pipeline.rb import features_id, model_id, scored, scoring, threshold
 from ks4diff.pipeline.report import ChipReport, Stopwatch, chip_report
 from ks4diff.products.alert import Alert, Provenance
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip, RawChip
@@ -118,6 +118,7 @@ def decided(result: PairResult, config: PipelineConfig) -> PairResult:
         result.provenance,
         exposure=result.exposure,
         min_rb=min_rb,
+        scoring=scoring(result.subtracted.rb_reasons),
         now=time.time() / 86400 + UNIX_EPOCH_MJD,
     )
     log.info(
@@ -213,6 +214,7 @@ def _provenance(
         config_digest=config.digest(),
         template_ids=template_ids,
         model_id=model_id(config.score),
+        rb_features=features_id(config.score),
         science_file=Path(subtracted.chip.raw.file).name,
         seeing=subtracted.chip.psf.fwhm_pix,
         template_seeing=subtracted.template.psf.fwhm_pix,

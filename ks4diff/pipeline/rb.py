@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 
 from ks4diff.io.models import load_model, shipped_model
+from ks4diff.products.alert import Scoring
 from ks4diff.products.candidates import Candidates
-from ks4diff.products.model import RbModel
+from ks4diff.products.model import RB_FLAGS, RbModel
 from ks4diff.stages.features import Scene
 from ks4diff.stages.score import RULES_THRESHOLD, RULES_VERSION, ScoreConfig, score, score_by_model
 
@@ -44,6 +45,17 @@ def model_id(config: ScoreConfig) -> str:
     """Return the name that alerts give as ``rbversion``."""
     model = model_for(config.model)
     return RULES_VERSION if model is None else model.version
+
+
+def features_id(config: ScoreConfig) -> str | None:
+    """Return the version of the features that the model sees, None by rules."""
+    model = model_for(config.model)
+    return None if model is None else model.vector
+
+
+def scoring(reasons: tuple[tuple[str, ...], ...]) -> Scoring:
+    """Return what alerts tell of a score beside its value; ``reasons`` are those of `scored`."""
+    return Scoring(flag_names={flag.bit: flag.name for flag in RB_FLAGS}, reasons=reasons)
 
 
 def threshold(config: ScoreConfig, min_rb: float | None) -> float:

@@ -102,7 +102,6 @@ class Scoring:
     table what moved its score most, strongest first, empty where that is not known.
     """
 
-    features: str | None = None  # version of the features' definitions
     flag_names: Mapping[int, str] = default_of(default_factory=dict)
     reasons: tuple[tuple[str, ...], ...] = ()
 
@@ -123,6 +122,7 @@ class Provenance:
     pixel_arcsec: float | None = None
     depth: float | None = None  # 5 sigma of the difference, AB
     zeropoint: float | None = None  # AB magnitude of one count
+    rb_features: str | None = None  # version of the features that the model saw, None by rules
     quality: str = "pass"
     quality_reasons: tuple[str, ...] = ()
     t_shutter_close: float | None = None  # MJD, UTC

@@ -13,6 +13,7 @@ from ks4diff.products.candidates import CANDIDATE_FLAGS, COLUMNS, Candidates, em
 from ks4diff.products.difference import Difference
 from ks4diff.products.errors import InputError
 from ks4diff.products.image import PixelFlag
+from ks4diff.products.model import RB_FLAGS
 from ks4diff.products.psf import Psf
 
 META = {
@@ -95,7 +96,7 @@ class TestCandidates:
         write_candidates(tmp_path / "c.fits", candidates(unit=unit), meta={})
         with fits.open(tmp_path / "c.fits") as hdus:
             hdu = hdus["CANDIDATES"]
-            assert hdu.columns.names == [column.name for column in COLUMNS]
+            assert hdu.columns.names == [*(column.name for column in COLUMNS), "rb_reasons"]
             for number, column in enumerate(COLUMNS, start=1):
                 expected = unit if column.unit == "flux" else column.unit
                 assert hdu.header.get(f"TUNIT{number}", "") == expected
@@ -114,6 +115,21 @@ class TestCandidates:
             assert header[f"FDES{bit}"] == flag.description
             total += flag.bit * flag.rejecting
         assert header["FREJECT"] == total
+
+    def test_the_bits_of_rb_flags_are_named(self, tmp_path):
+        write_candidates(tmp_path / "c.fits", candidates(), meta={})
+        header = fits.getheader(tmp_path / "c.fits", "CANDIDATES")
+        for bit, flag in enumerate(RB_FLAGS):
+            assert flag.bit == 1 << bit
+            told = (header[f"RBF{bit}"], header[f"RBW{bit}"], header[f"RBD{bit}"])
+            assert told == (flag.name, flag.withholds, flag.description)
+
+    def test_reasons_are_a_column_of_names(self, tmp_path):
+        reasons = [("psf_corr+", "s_neg-"), (), ("t_snr-",)]
+        write_candidates(tmp_path / "c.fits", candidates(3), meta={}, reasons=reasons)
+        table = fits.getdata(tmp_path / "c.fits", "CANDIDATES")
+        assert table["rb_reasons"].tolist() == ["psf_corr+,s_neg-", "", "t_snr-"]
+        assert len(read_candidates(tmp_path / "c.fits")) == 3
 
     def test_provenance_comes_back(self, tmp_path):
         write_candidates(tmp_path / "c.fits", candidates(), meta=META)
