@@ -64,7 +64,7 @@ def tail(
         Topic; it may come into being while we wait.
     from_beginning
         Start with the oldest alert kept, else with the next to come. A group that has been here
-        before goes on where it left off.
+        before goes on where it left off, or with the oldest alert kept where that place is gone.
     group
         Consumer group in which to share the topic's partitions and to remember the place; an
         alert's place is committed only after the caller has asked for the one after it, so after its
@@ -83,17 +83,20 @@ def tail(
     ConfigError
         When ``servers`` or ``settings`` are malformed.
     InputError
-        When no server answers.
+        When no server answers, or one refuses us.
 
     """
-    consumer = _consumer(servers, settings, group=group, from_beginning=from_beginning)
+    consumer = _consumer(servers, settings, group=group)
+    places = Places(consumer, group=group is not None, from_beginning=from_beginning)
     try:
         if group is not None:
             consumer.subscribe([topic])
         elif not _assign(consumer, topic, from_beginning=from_beginning, timeout_s=timeout_s):
             log.warning("topic %s: not there after %s s", topic, timeout_s)
             return
-        yield from _coming(consumer, _Sieve(choice, limit), commits=group is not None, timeout_s=timeout_s)
+        yield from _coming(consumer, _Sieve(choice, limit), places, timeout_s)
+    except kafka_errors.KafkaError as error:
+        raise InputError(f"Kafka at {servers}: {reason_of(error)}") from error
     finally:
         consumer.close(autocommit=False, timeout_ms=_CLOSING_MS)
 
@@ -127,7 +130,7 @@ def replay(
         When no server answers, now or later.
 
     """
-    consumer = _consumer(servers, settings, group=None, from_beginning=True)
+    consumer = _consumer(servers, settings, group=None)
     try:
         if not _assign(consumer, topic, from_beginning=True, timeout_s=1.0):
             raise NoTopic(f"Kafka at {servers}: no topic {topic}")
@@ -172,31 +175,28 @@ class _Sieve:
 
 
 def _coming(
-    consumer: KafkaConsumer, sieve: _Sieve, *, commits: bool, timeout_s: float | None
+    consumer: KafkaConsumer, sieve: _Sieve, places: Places, timeout_s: float | None
 ) -> Iterator[Received]:
     """Yield what passes, until the sieve is full or nothing comes; commit what has been dealt with."""
-    places, lag = Places(consumer), Lag(consumer)
+    lag = Lag(consumer)
     began = quiet_since = time.monotonic()
     try:
         while not sieve.full and not (timeout_s is not None and time.monotonic() - quiet_since > timeout_s):
-            polled = consumer.poll(timeout_ms=200, max_records=_AT_ONCE)
+            polled = places.begin(consumer.poll(timeout_ms=200, max_records=_AT_ONCE))
             if not consumer.assignment() and time.monotonic() - began < _JOINING_S:
                 quiet_since = time.monotonic()
-            if commits:
-                places.begin(polled)
             for partition, messages in polled.items():
                 for message in messages:
+                    places.meet(partition, message.offset)
                     yield from sieve.pick([message])
-                    places.done[partition] = message.offset + 1
+                    places.leave(partition, message.offset)
                     if sieve.full:
                         return
                 quiet_since = time.monotonic()
-            if commits:
-                places.commit()
+            places.commit()
             lag.tell()
     finally:
-        if commits:
-            places.commit()
+        places.commit()
 
 
 def _held(consumer: KafkaConsumer, since: float | None) -> Iterator[Any]:
@@ -216,9 +216,7 @@ def _held(consumer: KafkaConsumer, since: float | None) -> Iterator[Any]:
             raise kafka_errors.KafkaTimeoutError(f"nothing came for {_SILENT_S:.0f} s, before the end")
 
 
-def _consumer(
-    servers: str, settings: KafkaConfig | None, *, group: str | None, from_beginning: bool
-) -> KafkaConsumer:
+def _consumer(servers: str, settings: KafkaConfig | None, *, group: str | None) -> KafkaConsumer:
     options, addresses = client_options(settings), parse_servers(servers)
     try:
         knock(addresses, 5.0)
@@ -227,7 +225,7 @@ def _consumer(
             client_id="ks4diff",
             group_id=group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest" if from_beginning else "latest",
+            auto_offset_reset="earliest",  # where a place is out of range: nothing that is there is missed
             allow_auto_create_topics=False,
             bootstrap_timeout_ms=5000,
             reconnect_backoff_max_ms=1000,

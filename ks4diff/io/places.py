@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
@@ -19,45 +20,77 @@ log = logging.getLogger(__name__)
 _ANSWER_MS = 10_000
 _LAG_EVERY_S = 10.0
 
+Polled = Mapping[TopicPartition, list[Any]]
+
 
 class Places:
-    """How far a group has dealt with its partitions, committed now and then."""
+    """How far a reader has come in its partitions; those of a group are committed now and then.
 
-    def __init__(self, consumer: KafkaConsumer) -> None:
+    Parameters
+    ----------
+    consumer
+        The reader, which goes to the oldest message where its place is out of range.
+    group
+        Whether it shares the topic in a group.
+    from_beginning
+        Where a group begins that has no place: with the oldest message, or the next to come.
+
+    """
+
+    def __init__(self, consumer: KafkaConsumer, *, group: bool, from_beginning: bool) -> None:
         self._consumer = consumer
-        self._begun: set[TopicPartition] = set()
-        self.done: dict[TopicPartition, int] = {}  # to be committed: the next offset
+        self._group = group
+        self._from_beginning = from_beginning
+        self._next: dict[TopicPartition, int] = {}  # of partitions that are ours: the offset to come
+        self._done: dict[TopicPartition, int] = {}  # to be committed
 
-    def begin(self, polled: Mapping[TopicPartition, list]) -> None:
-        """Take down where newly assigned partitions begin.
+    def begin(self, polled: Polled) -> Polled:
+        """Take down where newly assigned partitions begin; return what was polled from there on.
 
-        A group that was never told of a message has else no place, and would miss what comes to that
-        partition while it is away.
+        A partition without a place gets one at once: else the group would miss what comes to it while the
+        group is away.
         """
+        if not self._group:
+            return polled
         ours = self._consumer.assignment()
-        for one in ours - self._begun:
-            here = polled[one][0].offset if one in polled else self._position(one)
-            if here is not None:
-                self.done[one] = here
-                self._begun.add(one)
-        self._begun &= ours
+        self._next = {one: offset for one, offset in self._next.items() if one in ours}
+        kept = dict(polled)
+        for one in ours - set(self._next):
+            place = self._consumer.committed(one, timeout_ms=_ANSWER_MS)
+            if place is None and not self._from_beginning:
+                kept.pop(one, None)
+                self._consumer.seek_to_end(one)
+            if place is None:
+                place = kept[one][0].offset if one in kept else self._position(one)
+                self._done[one] = place
+            self._next[one] = place
+        return kept
+
+    def meet(self, partition: TopicPartition, offset: int) -> None:
+        """Say so when messages went from the topic, by its retention, before they were read."""
+        gone = offset - self._next.get(partition, offset)
+        if gone > 0:
+            name = f"{partition.topic}[{partition.partition}]"
+            log.error("%s: %d messages went from the topic before they were read", name, gone)
+        self._next[partition] = offset + 1
+
+    def leave(self, partition: TopicPartition, offset: int) -> None:
+        """Take down that a message has been dealt with."""
+        self._done[partition] = offset + 1
 
     def commit(self) -> None:
         """Commit the places in partitions that are still ours; a failure brings copies, and no loss."""
         ours = self._consumer.assignment()
-        places = {one: OffsetAndMetadata(n, "", -1) for one, n in self.done.items() if one in ours}
-        self.done.clear()
+        places = {one: OffsetAndMetadata(n, "", -1) for one, n in self._done.items() if one in ours}
+        self._done.clear()
         try:
-            if places:
+            if places and self._group:
                 self._consumer.commit(places, timeout_ms=_ANSWER_MS)
         except kafka_errors.KafkaError as error:
             log.warning("the place in the topic was not committed (%s): copies may come", reason_of(error))
 
-    def _position(self, partition: TopicPartition) -> int | None:
-        try:
-            return self._consumer.position(partition, timeout_ms=_ANSWER_MS)
-        except kafka_errors.KafkaError:
-            return None  # asked again after the next poll
+    def _position(self, partition: TopicPartition) -> int:
+        return self._consumer.position(partition, timeout_ms=_ANSWER_MS)
 
 
 class Lag:

@@ -5,7 +5,7 @@ import time
 import uuid
 
 import pytest
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from ks4diff.io import places
 from ks4diff.io.listen import Choice, NoTopic, replay, tail
@@ -107,6 +107,20 @@ class TestTail:
         send(make_records(12, first=1))
         got = tail(kafka_broker.servers, limit=12, timeout_s=ENOUGH_S, **options)
         assert ids(r.id for r in got) == ids(make_records(12, first=1))
+
+    def test_a_place_that_is_gone_leads_to_the_oldest_alert_there_is(self, kafka_broker, topic, send, caplog):
+        """Retention was faster: what is left comes, also to a reader of the newest, and the gap is told."""
+        records = make_records(9, object_id="KS4-24one")
+        send(records)
+        options = {"topic": topic, "group": topic, "timeout_s": ENOUGH_S}
+        assert len(list(tail(kafka_broker.servers, limit=2, **options | {"from_beginning": True}))) == 2
+        admin = KafkaAdminClient(bootstrap_servers=kafka_broker.servers)
+        number = next(r.partition for r in replay(kafka_broker.servers, topic=topic))
+        admin.delete_records({TopicPartition(topic, number): 5})
+        admin.close()
+        rest = [r.id for r in tail(kafka_broker.servers, limit=4, **options)]
+        assert rest == [record["alertId"] for record in records[5:]]
+        assert "3 messages went from the topic before they were read" in caplog.text
 
     def test_a_place_that_cannot_be_committed_is_told_and_holds_nobody_up(
         self, kafka_broker, topic, send, monkeypatch, caplog
