@@ -183,7 +183,7 @@ def _draw(result: PairResult, out: Path) -> list[Path]:
         path = folder / f"{place:03d}_x{measured['x']:.0f}_y{measured['y']:.0f}.png"
         pictures.write_triplet(
             path,
-            candidates.cutouts[row],
+            candidates.cutout(row),
             caption=f"x {measured['x']:.1f}  y {measured['y']:.1f}  Scorr {measured['scorr']:+.1f}  "
             f"rb {measured['rb']:.2f}",
             noise=difference.noise,

@@ -28,7 +28,7 @@ from ks4diff.stages.features import Scene
 from ks4diff.stages.ghosts import flag_ghosts
 from ks4diff.stages.hits import flag_hits
 from ks4diff.stages.match import match
-from ks4diff.stages.measure import measure
+from ks4diff.stages.measure import cut_out, measure
 from ks4diff.stages.package import package, select
 from ks4diff.stages.photometry import limiting_flux
 from ks4diff.stages.quality import judge
@@ -164,6 +164,7 @@ def subtract_matched(
     with clock.step("score"):
         scene = Scene(chip, template, matched, difference)
         candidates, reasons = scored(candidates, scene, config.score)
+        candidates = cut_out(candidates, chip, template, difference, config.measure)
     return SubtractedChip(
         chip=chip,
         template=template,

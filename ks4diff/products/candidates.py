@@ -128,14 +128,22 @@ class Detections:
 class Candidates:
     """Measured detections, one row each.
 
-    ``table`` is a structured array with the dtype of `COLUMNS`; ``cutouts`` is float32 [n, 3, k, k]
-    (science, template on the science flux scale, difference), masked pixels NaN;
-    ``flux_unit`` "nJy" or "count".
+    ``table`` is a structured array with the dtype of `COLUMNS`; ``cutouts`` is float32 [m, 3, k, k]
+    (science, template on the science flux scale, difference), masked pixels NaN, of the rows ``shown``
+    int64 [m], ascending, None where of all; ``flux_unit`` "nJy" or "count".
     """
 
     table: np.ndarray
     cutouts: np.ndarray
     flux_unit: str
+    shown: np.ndarray | None = None
+
+    def cutout(self, row: int) -> np.ndarray:
+        """Return the cut-outs of one row, [3, k, k]."""
+        if self.shown is None:
+            return self.cutouts[row]
+        (at,) = np.flatnonzero(self.shown == row)
+        return self.cutouts[at]
 
     def __len__(self) -> int:
         return len(self.table)

@@ -1,14 +1,15 @@
-"""Measure every detection: fluxes, errors, shape, fits, surroundings, flags and cut-outs."""
+"""Measure every detection: fluxes, errors, shape, fits, surroundings and flags; cut out what may be shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from ks4diff.numerics.cutouts import cut
-from ks4diff.products.candidates import Candidates, Detections, empty_table
+from ks4diff.products.candidates import REJECTING_BITS, Candidates, Detections, empty_table
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Difference
@@ -18,9 +19,11 @@ from ks4diff.stages.measure_flux import add_fluxes, add_magnitudes
 from ks4diff.stages.measure_shape import add_shapes
 from ks4diff.stages.photometry import njy_per_count
 from ks4diff.stages.place import Place, psf_of_place
+from ks4diff.stages.score import rank
 
 WORKERS = 2
 CUT_AT_A_TIME = 512  # candidates: 24 MB of cut-outs
+MOST_REJECTED = 30  # rejected candidates with cut-outs: more are never drawn
 
 
 def measure(
@@ -30,7 +33,7 @@ def measure(
     difference: Difference,
     config: MeasureConfig,
 ) -> Candidates:
-    """Return one measured row per detection, strongest first, with its cut-outs.
+    """Return one measured row per detection, strongest first; cut-outs of no pixels.
 
     Fluxes are in nJy when the chip has a zero point, else in science counts.
     """
@@ -56,8 +59,9 @@ def measure(
     add_flags(table, near, template, difference, unit, config)
     return Candidates(
         table=table,
-        cutouts=_cutouts(table, chip, template, difference, config),
+        cutouts=np.empty((0, 3, 0, 0), dtype=np.float32),
         flux_unit="count" if chip.raw.zeropoint is None else "nJy",
+        shown=np.empty(0, dtype=np.int64),
     )
 
 
@@ -82,16 +86,28 @@ def _places(table: np.ndarray, difference: Difference) -> Iterator[Place]:
             )
 
 
-def _cutouts(table, chip, template, difference, config) -> np.ndarray:
-    """Return float32 [n, 3, k, k]: science, template on the science scale, difference; masked pixels NaN."""
-    out = np.empty((len(table), 3, config.cutout_pix, config.cutout_pix), dtype=np.float32)
+def cut_out(
+    candidates: Candidates,
+    chip: CalibratedChip,
+    template: AlignedTemplate,
+    difference: Difference,
+    config: MeasureConfig,
+) -> Candidates:
+    """Return the candidates with cut-outs of those not rejected and the best of the others.
+
+    The 12,000 cosmic rays of one full chip would hold 0.6 GB.
+    """
+    table, side = candidates.table, config.cutout_pix
+    n_passed = int(((table["flags"] & REJECTING_BITS) == 0).sum())
+    shown = np.sort(rank(candidates)[: n_passed + MOST_REJECTED])
+    out = np.empty((len(shown), 3, side, side), dtype=np.float32)
+    at = np.stack([table["x"][shown], table["y"][shown]])
     science, other = chip.image, template.image
     planes = (
         (science.data, (science.flags,), 1.0),
         (other.data, (other.flags,), difference.flux_scale),
         (difference.difference, (science.flags, other.flags), 1.0),
     )
-    at = np.stack([table["x"], table["y"]])
 
     def work(start: int) -> None:
         part = slice(start, start + CUT_AT_A_TIME)
@@ -99,5 +115,5 @@ def _cutouts(table, chip, template, difference, config) -> np.ndarray:
             cut(out[part, k], data, masks, at[:, part], factor)
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(work, range(0, len(table), CUT_AT_A_TIME)))
-    return out
+        list(pool.map(work, range(0, len(shown), CUT_AT_A_TIME)))
+    return replace(candidates, cutouts=out, shown=shown)

@@ -7,6 +7,7 @@ import numpy as np
 from ks4diff.products.difference import Difference
 
 NJY_ZEROPOINT = 31.4  # AB magnitude of 1 nJy
+SAMPLE_PIXELS = 4_000_000  # give the median of errors that differ by a tenth to 1e-4
 
 
 def njy_per_count(zeropoint: float) -> float:
@@ -20,6 +21,10 @@ def magnitude(counts: float, zeropoint: float | None) -> float | None:
 
 
 def limiting_flux(difference: Difference) -> float:
-    """Return the median 5-sigma point-source flux over the unmasked pixels, science counts."""
-    good = difference.flags == 0
-    return 5.0 * float(np.median(difference.flux_err[good])) if good.any() else float("nan")
+    """Return the median 5-sigma point-source flux over the unmasked pixels, science counts.
+
+    Of a sample of whole rows in a large image; NaN without such pixels.
+    """
+    rows = slice(None, None, max(difference.flags.size // SAMPLE_PIXELS, 1))
+    error = difference.flux_err[rows][difference.flags[rows] == 0]
+    return 5.0 * float(np.median(error)) if error.size else float("nan")

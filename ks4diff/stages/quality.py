@@ -9,6 +9,7 @@ import numpy as np
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from ks4diff.numerics.moments import gaussian_shape
+from ks4diff.numerics.scatter import masked_std
 from ks4diff.products.candidates import FLAG_BIT, REJECTING_BITS, Candidates
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip, RawChip
 from ks4diff.products.difference import Difference, Match, Quality
@@ -184,7 +185,4 @@ def scorr_std(difference: Difference, among: np.ndarray | None = None) -> float:
 
     ``among`` (bool [y, x]) restricts it, for instance to the sky. NaN when no pixel is left.
     """
-    good = difference.flags == 0
-    if among is not None:
-        good &= among
-    return float(np.std(difference.score_corr[good], dtype=np.float64)) if good.any() else float("nan")
+    return masked_std(difference.score_corr, difference.flags, among)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ks4diff.numerics.moments import stamps
+from ks4diff.numerics.scatter import ring_scatter
 from ks4diff.products.candidates import FLAG_BIT, Candidates
 from ks4diff.products.difference import Difference
+from ks4diff.stages.photometry import limiting_flux
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,24 +34,19 @@ def flag_residuals(candidates: Candidates, difference: Difference, config: Resid
     star whose noise swallows the misfit. Scores stay what they are.
     """
     table = candidates.table.copy()
-    good = difference.flags == 0
-    usual = float(np.median(difference.flux_err[good])) if good.any() else np.nan
-    at = np.rint(table["y"]).astype(int), np.rint(table["x"]).astype(int)
+    usual = limiting_flux(difference) / 5
+    at = np.rint(table["y"]).astype(np.int64), np.rint(table["x"]).astype(np.int64)
     allowed = config.misfit * (difference.flux_err[at] / usual) ** 2
     misfit = (table["psf_chi2"] > allowed) & (np.abs(table["scorr"]) < config.faint)
     table["flags"][misfit] |= FLAG_BIT["residual"]
     fwhm = difference.psf.fwhm_pix
-    half = int(np.ceil(config.outer_fwhm * fwhm))
-    offset = np.arange(-half, half + 1)
-    radius = np.hypot(offset[:, None], offset[None, :])
-    ring = (radius > config.inner_fwhm * fwhm) & (radius <= config.outer_fwhm * fwhm)
-    for row in table:
-        around = stamps(difference.score_corr, row["x"][None], row["y"][None], half)[0][ring]
-        flagged = stamps(difference.flags, row["x"][None], row["y"][None], half, 1)[0][ring] != 0
-        known = np.abs(around[np.isfinite(around) & ~flagged])
-        if 2 * len(known) < ring.sum():
-            continue  # too little is left to tell
-        scatter = 1.4826 * np.median(known)
-        if scatter > config.loud and abs(row["scorr"]) < config.threshold * scatter:
-            row["flags"] |= FLAG_BIT["residual"]
+    scatter = ring_scatter(
+        difference.score_corr,
+        difference.flags,
+        np.stack(at[::-1]),
+        inner=config.inner_fwhm * fwhm,
+        outer=config.outer_fwhm * fwhm,
+    )
+    loud = (scatter > config.loud) & (np.abs(table["scorr"]) < config.threshold * scatter)
+    table["flags"][loud] |= FLAG_BIT["residual"]
     return replace(candidates, table=table)

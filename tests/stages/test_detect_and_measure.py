@@ -130,17 +130,21 @@ class TestMeasured:
         assert not ((x >= 20) & (x < 33) & (y >= 290) & (y < 310)).any()
 
     def test_cutouts(self, hurt):
-        cutouts, table = hurt.subtracted.candidates.cutouts, hurt.table
-        assert cutouts.shape == (len(table), 3, 63, 63)
-        assert cutouts.dtype == np.float32
+        candidates, table = hurt.subtracted.candidates, hurt.table
+        passed = np.flatnonzero((table["flags"] & REJECTING_BITS) == 0)
+        assert set(passed) <= set(candidates.shown)
+        assert len(candidates.shown) == min(len(table), len(passed) + 30)
+        assert candidates.cutouts.shape == (len(candidates.shown), 3, 63, 63)
         row, _ = hurt.nearest(96.3, 247.8)
+        cutouts = candidates.cutout(row)
+        assert cutouts.dtype == np.float32
         x, y = round(float(table["x"][row])), round(float(table["y"][row]))
         chip, template = hurt.subtracted.chip.image, hurt.subtracted.template.image
         inside = (slice(y - 31, y + 32), slice(x - 31, x + 32))
-        np.testing.assert_array_equal(cutouts[row, 0], np.where(chip.good[inside], chip.data[inside], np.nan))
+        np.testing.assert_array_equal(cutouts[0], np.where(chip.good[inside], chip.data[inside], np.nan))
         scale = np.float32(hurt.subtracted.match.flux_scale)
         np.testing.assert_allclose(
-            cutouts[row, 1], np.where(template.good[inside], template.data[inside] * scale, np.nan), rtol=1e-5
+            cutouts[1], np.where(template.good[inside], template.data[inside] * scale, np.nan), rtol=1e-5
         )
 
     def test_cutouts_beyond_the_border_are_nan(self):
@@ -151,7 +155,7 @@ class TestMeasured:
         row = int(np.argmin(np.hypot(candidates.table["x"] - 12.6, candidates.table["y"] - 150.2)))
         x = round(float(candidates.table["x"][row]))
         assert x == 13
-        stamp = candidates.cutouts[row, 0]
+        stamp = candidates.cutout(row)[0]
         assert np.isnan(stamp[:, : 31 - x]).all()
         assert np.isfinite(stamp[:, 31 - x :]).all()
 

@@ -195,7 +195,7 @@ class TestPackage:
             rejecting = {flag.name for flag in CANDIDATE_FLAGS if flag.rejecting}
             assert not rejecting & set(alert.candidate.flags)
             np.testing.assert_array_equal(
-                alert.cutouts.difference, changed.subtracted.candidates.cutouts[row, 2]
+                alert.cutouts.difference, changed.subtracted.candidates.cutout(row)[2]
             )
 
     def on_sky(self, run, **facts):
@@ -228,7 +228,7 @@ class TestPackage:
             np.testing.assert_allclose(back, corners + np.array([[x - 31], [y - 31]]), atol=0.01)
             assert alert.cutouts.zeropoint == 26.4
             assert alert.cutouts.science[31, 31] == pytest.approx(
-                changed.subtracted.candidates.cutouts[row_of(alert), 0, 31, 31], nan_ok=True
+                changed.subtracted.candidates.cutout(row_of(alert))[0, 31, 31], nan_ok=True
             )
 
     def test_errors_on_the_sky_are_those_of_the_pixels(self, changed):
