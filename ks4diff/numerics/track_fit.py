@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ks4diff.numerics.jit import jit
-from ks4diff.numerics.track_tables import PHASES, track_table
+from ks4diff.numerics.track_tables import PHASES, TRACK_LENGTHS, track_table
 
 REACH = 5  # positions are sought this many phases to either side: 1.25 px
 TRACK_REACH = 2  # pixels from the middle at which a track's middle may lie
+TRACK_FARTHEST = TRACK_REACH + int(max(TRACK_LENGTHS) / 2 + 1)  # pixels from the middle that one may touch
 STRUCK_ROUNDS = 5  # of a fit without the pixels that stand out of it
 
 
@@ -218,22 +219,41 @@ def _far(data, weight, price, own_radius):
 
 @jit
 def _best_track(data, weight, track_y, track_x, charge):
-    """Return the largest chi² that a track through the middle pixels takes away."""
-    side = data.shape[0]
-    middle = side // 2
+    """Return the largest chi² that a track through the middle pixels takes away.
+
+    On flat stamps, so that one run of pixels serves all places of a track, and vectors do.
+    """
+    side, first = 2 * TRACK_FARTHEST + 1, TRACK_FARTHEST - TRACK_REACH
+    weights, products = _flat(data, weight, side)
+    places = 2 * TRACK_REACH + 1
+    product, norm = np.empty((places - 1) * side + places), np.empty((places - 1) * side + places)
     best = 0.0
     for k in range(charge.shape[0]):
-        for j in range(middle - TRACK_REACH, middle + TRACK_REACH + 1):
-            for i in range(middle - TRACK_REACH, middle + TRACK_REACH + 1):
-                product, norm = 0.0, 0.0
-                for m in range(charge.shape[1]):
-                    q = charge[k, m]
-                    y, x = j + track_y[k, m], i + track_x[k, m]
-                    if q <= 0 or y < 0 or x < 0 or y >= side or x >= side:
-                        continue
-                    wq = weight[y, x] * q
-                    product += wq * data[y, x]
-                    norm += wq * q
-                if product > 0 and product * product > best * norm:
-                    best = product * product / norm
+        product[:] = 0
+        norm[:] = 0
+        for m in range(charge.shape[1]):
+            q = charge[k, m]
+            if q <= 0:
+                break
+            start = (first + track_y[k, m]) * side + first + track_x[k, m]
+            p, w = products[start : start + product.size], weights[start : start + product.size]
+            for n in range(product.size):
+                product[n] += q * p[n]
+                norm[n] += q * q * w[n]
+        for j in range(places):
+            for n in range(j * side, j * side + places):
+                if product[n] > 0 and product[n] * product[n] > best * norm[n]:
+                    best = product[n] * product[n] / norm[n]
     return best
+
+
+@jit
+def _flat(data, weight, side):
+    """Return the weights, and the data times them, of the middle ``side`` px, zeros beyond; flat float64."""
+    weights, products = np.zeros(side * side), np.zeros(side * side)
+    shift = data.shape[0] // 2 - side // 2
+    for y in range(max(-shift, 0), min(data.shape[0] - shift, side)):
+        for x in range(max(-shift, 0), min(data.shape[0] - shift, side)):
+            weights[y * side + x] = weight[y + shift, x + shift]
+            products[y * side + x] = weights[y * side + x] * data[y + shift, x + shift]
+    return weights, products

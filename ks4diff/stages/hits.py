@@ -142,7 +142,7 @@ def _explain(side: _Side, x: np.ndarray, y: np.ndarray, config: HitsConfig) -> G
     half = max(int(np.ceil(1.5 * side.fwhm)) + 1, 5)
     kernel, noise, lost = _prediction(side, config.prediction_floor)
     around = stamps(side.other, x, y, GRID // 2, 0.0)[:, :GRID, :GRID]
-    static = fft.irfft2(fft.rfft2(around) * kernel, (GRID, GRID))
+    static = fft.irfft2(fft.rfft2(around) * kernel.astype(np.complex64), (GRID, GRID))
     middle = slice(GRID // 2 - half, GRID // 2 + half + 1)
     static = static[:, middle, middle]
     data = stamps(side.own, x, y, half, 0.0) - static
