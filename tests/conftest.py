@@ -13,7 +13,7 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """Let pass what kafka-python 3.0 itself does: resource calls of old, sockets left to the collector."""
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
-    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <(socket|ssl):ResourceWarning")
 
 
 @pytest.fixture(scope="session")

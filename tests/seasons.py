@@ -9,6 +9,7 @@ from astropy.wcs import WCS
 
 from ks4diff.pipeline.associate import associate_exposure
 from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.pipeline.report import ChipReport, RunReport
 from ks4diff.products.alert import Alert, AlertCandidate, Cutouts, Provenance
 from ks4diff.products.coverage import ChipCoverage
 from ks4diff.products.sightings import MEASURED, SIGHTING, ChipSightings, ExposureSightings
@@ -232,3 +233,19 @@ def contents(history):
 def told(alert):
     """What the history adds to an alert."""
     return alert.alert_id, alert.object_id, alert.alert_type, alert.history
+
+
+def run_report(one: ExposureSightings) -> RunReport:
+    """The report of an exposure before it is associated."""
+    chip = ChipReport(chip="K", status="ok", n_candidates=len(one.table), n_alerts=len(one.alerts))
+    return RunReport(
+        software="test",
+        config_digest="0" * 64,
+        exposure=one.exposure,
+        night=one.night,
+        site=one.site,
+        filter="R",
+        seconds_total=0.0,
+        peak_rss_mb=0.0,
+        chips=(chip,),
+    )

@@ -37,11 +37,14 @@ def status(
     found: dict[str, Any] = {}
     if out is not None:
         from ks4diff.io.outbox import read_status
+        from ks4diff.io.owed import Owed
 
-        box = read_status(out / "outbox.db")
-        found |= {**box.counts, "reasons": box.reasons}
+        box, owed = read_status(out / "outbox.db"), Owed(out / "ks4diff.db").records()
+        found |= {**box.counts, "owed": owed, "reasons": box.reasons}
         if not as_json:
             print_counts(box.counts, as_json=False)
+            if owed:
+                typer.echo(f"{owed} in the archive, waiting for room in the outbox")
             for reason, count in box.reasons.items():
                 typer.echo(f"{count} undelivered: {reason}")
     if kafka is not None:

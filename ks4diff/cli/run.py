@@ -11,8 +11,6 @@ import typer
 
 from ks4diff.cli.output import alert_line, counted
 
-DEFAULT_TOPIC = "ks4.alerts.v1"  # that of io/sinks.py, repeated so that --help loads no database driver
-
 
 def run(  # noqa: PLR0913 - a command's options are one each for people, not coupling
     exposures: Annotated[
@@ -34,7 +32,7 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
     kafka: Annotated[
         str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also send the alerts there.")
     ] = None,
-    topic: Annotated[str, typer.Option(help="Kafka topic.")] = DEFAULT_TOPIC,
+    topic: Annotated[str | None, typer.Option(help="Kafka topic (ks4.alerts.v1).")] = None,
     database: Annotated[
         str | None, typer.Option(metavar="URL", help="History: postgresql://... (SQLite in DIR).")
     ] = None,
@@ -55,7 +53,8 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
     settings = read_config(
         config, {} if threshold is None else {"detect": {"threshold": threshold}}, min_rb=min_rb
     )
-    check_destination(kafka, topic)
+    where = {"kafka": kafka, "topic": topic, "settings": settings.kafka}
+    check_destination(kafka, topic, settings.kafka)
     found = exposures_of(exposures)
     if not found:
         raise InputError(f"{', '.join(map(str, exposures))}: no complete KMTNet exposure")
@@ -65,7 +64,7 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
         save_images=save_images,
         database=database,
     )
-    sink = open_sink(lambda name: exposure_folder(out, name) / "alerts.avro", out, kafka=kafka, topic=topic)
+    sink = open_sink(lambda name: exposure_folder(out, name) / "alerts.avro", out, **where)
     failed, last = 0, None
     try:
         for outcome in run_exposures(found, edges, out, settings, sink):

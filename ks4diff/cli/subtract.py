@@ -10,8 +10,6 @@ import typer
 
 from ks4diff.cli.output import alert_line, counted, json_record
 
-DEFAULT_TOPIC = "ks4.alerts.v1"  # that of io/sinks.py, repeated so that --help loads no database driver
-
 
 def subtract(  # noqa: PLR0913 - a command's options are one each for people, not coupling
     science: Annotated[
@@ -34,7 +32,7 @@ def subtract(  # noqa: PLR0913 - a command's options are one each for people, no
     kafka: Annotated[
         str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also send the alerts there.")
     ] = None,
-    topic: Annotated[str, typer.Option(help="Kafka topic.")] = DEFAULT_TOPIC,
+    topic: Annotated[str | None, typer.Option(help="Kafka topic (ks4.alerts.v1).")] = None,
     database: Annotated[
         str | None, typer.Option(metavar="URL", help="History: postgresql://... (SQLite in DIR).")
     ] = None,

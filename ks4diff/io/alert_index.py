@@ -53,11 +53,12 @@ class AlertIndex:
             raise InputError(f"{self.path}: not a usable history ({error.orig})") from error
 
     def replace(self, exposure: str, file: Path, records: list[dict[str, Any]]) -> None:
-        """Make the rows of an exposure those of ``records``, all or none; other exposures stay."""
+        """Make the rows of an exposure's file those of ``records``, all or none; other files' stay."""
         name = os.path.relpath(file.resolve(), self.path.parent.resolve())
         rows = [_row(exposure, name, ordinal, record) for ordinal, record in enumerate(records)]
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(ALERTS).where(ALERTS.c.exposure == exposure))
+            before = (ALERTS.c.exposure == exposure) & (ALERTS.c.file == name)
+            connection.execute(sa.delete(ALERTS).where(before))
             if rows:
                 connection.execute(sa.insert(ALERTS), rows)
 
@@ -82,6 +83,12 @@ class AlertIndex:
             query = query.where(ALERTS.c.mjd < until)
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+    def find(self, alert_id: str) -> dict[str, Any] | None:
+        """Return the row of one alert, None when it is not archived."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(ALERTS).where(ALERTS.c.alert_id == alert_id)).mappings()
+            return next((dict(row) for row in found), None)
 
 
 def _row(exposure: str, file: str, ordinal: int, record: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def parse_servers(servers: str) -> list[str]:
 
 def servers_of(option: str | None, config: KafkaConfig, env: Mapping[str, str] = os.environ) -> str | None:
     """Return the servers that an option, the environment or a configuration names, in this order, or None."""
-    return option or env.get(f"{PREFIX}SERVERS") or config.servers or None
+    return option if option is not None else env.get(f"{PREFIX}SERVERS") or config.servers or None
 
 
 def client_options(config: KafkaConfig | None = None, env: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -7,35 +7,18 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ks4diff.io.outbox_file import check_room, open_file, writing
 from ks4diff.products.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS outbox (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of sending
-    alert_id TEXT NOT NULL UNIQUE,
-    exposure TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    key TEXT NOT NULL,
-    schema TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    state TEXT NOT NULL DEFAULT 'pending',
-    attempts INTEGER NOT NULL DEFAULT 0,
-    partition INTEGER,
-    "offset" INTEGER,                       -- -1: the broker had it already
-    reason TEXT,
-    created REAL NOT NULL,                  -- seconds since 1970
-    changed REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS outbox_state ON outbox (state, seq);
-"""
+_REMEMBERED = 1_000_000  # acknowledged messages whose ids are kept, so that a rerun sends none again: 250 MB
 
 
 class State(StrEnum):
@@ -55,7 +38,7 @@ class Message:
     exposure: str
     topic: str
     key: str
-    schema: str  # version, such as "0.1"
+    schema: str  # with its version, such as "ks4.alert 1.0"
     payload: bytes
 
 
@@ -73,12 +56,18 @@ class Outcome:
 class Outbox:
     """A local SQLite of messages and their states; every change is on disk before a method returns.
 
-    Rows are kept after acknowledgement, so that a rerun knows what was sent. Of several processes
-    with the same outbox open, all may add, and the first alone sends (``is_sender``): it holds a
-    lock that ends with the process, however it ends. The sender puts messages that a killed
-    process left in flight back to pending.
+    A payload goes when it is acknowledged; its row stays, so that a rerun knows what was sent. Of several
+    processes with the same outbox open, all may add, and one at a time sends (`lead`): it holds a lock that
+    ends with the process, however it ends.
 
     Not for use from several threads at a time.
+
+    Parameters
+    ----------
+    path
+        The file; made if need be.
+    quota
+        Bytes of the file from which on `add` refuses; None: until the disk is nearly full.
 
     Raises
     ------
@@ -87,21 +76,15 @@ class Outbox:
 
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, quota: float | None = None) -> None:
         self.path = Path(path)
+        self.quota = quota
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.is_sender = False
         self._lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
         self._db: sqlite3.Connection | None = None
         try:
-            self.is_sender = _try_lock(self._lock)
-            self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(
-                "PRAGMA synchronous = FULL"
-            )  # WAL alone may lose the last commits at a power cut
-            self._db.executescript(_SCHEMA)
-            if self.is_sender:
-                self._recover()
+            self._db = open_file(self.path)
         except sqlite3.DatabaseError as error:
             self.close()
             raise InputError(f"{self.path}: not a usable outbox ({error})") from error
@@ -111,52 +94,114 @@ class Outbox:
 
         A message whose ``alert_id`` is there already, in whatever state, is left as it is: one
         alert id has one payload, and a rerun sends nothing twice.
-        """
-        now = time.time()
-        rows = [(m.alert_id, m.exposure, m.topic, m.key, m.schema, m.payload, now, now) for m in messages]
-        insert = (
-            "INSERT INTO outbox (alert_id, exposure, topic, key, schema, payload, created, changed)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (alert_id) DO NOTHING"
-        )
-        return self._write_all(insert, rows)
 
-    def claim(self, limit: int) -> list[Message]:
+        Raises
+        ------
+        OutboxFull
+            When the quota or the disk has no room.
+
+        """
+        messages = list(messages)
+        check_room(self._db, self.path, sum(len(message.payload) for message in messages), self.quota)
+        now = time.time()
+        row = (
+            "INSERT INTO outbox (alert_id, exposure, topic, key, schema, created, changed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (alert_id) DO NOTHING"
+        )
+        added = 0
+        with self._writing() as db:
+            for m in messages:
+                done = db.execute(row, (m.alert_id, m.exposure, m.topic, m.key, m.schema, now, now))
+                if done.rowcount:
+                    db.execute("INSERT INTO payloads VALUES (?, ?)", (done.lastrowid, m.payload))
+                    added += 1
+        return added
+
+    def lead(self) -> bool:
+        """Become the sender unless another process is; return whether this one is.
+
+        What a sender that was killed left in flight is put back to pending.
+        """
+        if not self.is_sender and _try_lock(self._lock):
+            try:
+                self._recover()
+            except BaseException:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                raise
+            self.is_sender = True
+        return self.is_sender
+
+    def rest(self) -> None:
+        """Let another process send; what is in flight must have been settled."""
+        if self.is_sender:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self.is_sender = False
+
+    def claim(self, limit: int, *, without: Sequence[str] = ()) -> list[Message]:
         """Mark up to ``limit`` pending messages in flight and return them, oldest first.
 
-        Nothing is returned to a process that is not the sender.
+        Of one key and topic, one at a time is in flight: a message that must be sent again is not overtaken
+        by the next of its object. Nothing is returned to a process that cannot `lead`.
+
+        Parameters
+        ----------
+        limit
+            Number of messages.
+        without
+            Topics to leave out.
+
         """
-        if not self.is_sender:
+        if not self.lead():
             return []
+        busy = set(self._db.execute("SELECT topic, key FROM outbox WHERE state = ?", (State.INFLIGHT,)))
+        left_out = ", ".join("?" * len(without))
         rows = self._db.execute(
-            "SELECT alert_id, exposure, topic, key, schema, payload FROM outbox"
-            " WHERE state = ? ORDER BY seq LIMIT ?",
-            (State.PENDING, limit),
+            "SELECT seq, alert_id, exposure, topic, key, schema FROM outbox"
+            f" WHERE state = ? AND topic NOT IN ({left_out}) ORDER BY seq LIMIT ?",
+            (State.PENDING, *without, limit),
         ).fetchall()
-        names = ("alert_id", "exposure", "topic", "key", "schema", "payload")
-        messages = [Message(**dict(zip(names, row, strict=True))) for row in rows]
+        chosen = []
+        for row in rows:
+            if (row[3], row[4]) not in busy:
+                busy.add((row[3], row[4]))
+                chosen.append(row)
+        if not chosen:
+            return []
         now = time.time()
-        self._write_all(
-            "UPDATE outbox SET state = ?, attempts = attempts + 1, changed = ? WHERE alert_id = ?",
-            [(State.INFLIGHT, now, message.alert_id) for message in messages],
-        )
-        return messages
+        change = "UPDATE outbox SET state = ?, attempts = attempts + 1, changed = ? WHERE seq = ?"
+        with self._writing() as db:
+            db.executemany(change, [(State.INFLIGHT, now, row[0]) for row in chosen])
+        return [self._message(row) for row in chosen]
 
     def settle(self, outcomes: Iterable[Outcome]) -> None:
-        """Record what became of messages; an acknowledgement is never taken back."""
+        """Record what became of messages; an acknowledgement is never taken back.
+
+        Raises
+        ------
+        OutboxFull
+            When the disk has no room for it; nothing is recorded then.
+
+        """
         now = time.time()
-        self._write_all(
+        outcomes = list(outcomes)
+        change = (
             'UPDATE outbox SET state = ?, partition = ?, "offset" = ?, reason = ?, changed = ?'
-            " WHERE alert_id = ? AND state != ?",
-            [
-                (o.state, o.partition, o.offset, o.reason, now, o.alert_id, State.ACKNOWLEDGED)
-                for o in outcomes
-            ],
+            " WHERE alert_id = ? AND state != ?"
         )
+        drop = "DELETE FROM payloads WHERE seq = (SELECT seq FROM outbox WHERE alert_id = ?)"
+        with self._writing() as db:
+            db.executemany(
+                change,
+                [
+                    (o.state, o.partition, o.offset, o.reason, now, o.alert_id, State.ACKNOWLEDGED)
+                    for o in outcomes
+                ],
+            )
+            db.executemany(drop, [(o.alert_id,) for o in outcomes if o.state is State.ACKNOWLEDGED])
 
     def revive(self) -> int:
         """Put dead messages back to pending, for a person who removed the cause; return how many."""
-        update = "UPDATE outbox SET state = ?, changed = ? WHERE state = ?"
-        return self._write_all(update, [(State.PENDING, time.time(), State.DEAD)])
+        return self._move(State.DEAD, State.PENDING)
 
     def counts(self) -> dict[str, int]:
         """Return the number of messages in each state; all states are named."""
@@ -170,25 +215,34 @@ class Outbox:
         if self._lock >= 0:
             os.close(self._lock)  # this also ends the lock
             self._lock = -1
+        self.is_sender = False
+
+    def _message(self, row: Sequence) -> Message:
+        seq, *values = row
+        (payload,) = self._db.execute("SELECT payload FROM payloads WHERE seq = ?", (seq,)).fetchone()
+        names = ("alert_id", "exposure", "topic", "key", "schema")
+        return Message(**dict(zip(names, values, strict=True)), payload=payload)
 
     def _recover(self) -> None:
-        update = "UPDATE outbox SET state = ?, changed = ? WHERE state = ?"
-        count = self._write_all(update, [(State.PENDING, time.time(), State.INFLIGHT)])
+        count = self._move(State.INFLIGHT, State.PENDING)
         if count:
             log.info(
                 "%s: %d messages were in flight when their sender ended; sending again", self.path, count
             )
+        old = "SELECT max(seq) FROM outbox"
+        with self._writing() as db:
+            db.execute(
+                f"DELETE FROM outbox WHERE state = ? AND seq <= ({old}) - ?",
+                (State.ACKNOWLEDGED, _REMEMBERED),
+            )
 
-    def _write_all(self, statement: str, rows: list[tuple]) -> int:
-        """Run a statement for every row in one transaction; return the number of rows changed."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            changed = self._db.executemany(statement, rows).rowcount
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        return max(changed, 0)
+    def _move(self, before: State, after: State) -> int:
+        change = "UPDATE outbox SET state = ?, changed = ? WHERE state = ?"
+        with self._writing() as db:
+            return db.execute(change, (after, time.time(), before)).rowcount
+
+    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        return writing(self._db, self.path)
 
 
 @dataclass(frozen=True, kw_only=True)

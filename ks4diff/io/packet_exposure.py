@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,6 @@ import numpy as np
 from ks4diff.io.packet_history import Record, plain
 from ks4diff.io.packet_schemas import EXPOSURE_VERSION
 from ks4diff.products.alert_ids import digest_of, exposure_number
-
-EXPOSURE_TOPIC = "ks4.exposures.v1"
 
 
 def exposure_record(
@@ -44,8 +43,10 @@ def exposure_record(
     return {
         "schemavsn": EXPOSURE_VERSION,
         "publisher": publisher(report["software"]),
+        # of the chips too: a rerun that does more is told, one that does the same is a copy
         "messageId": digest_of(
-            report["exposure"], "ks4.exposure/1", report["software"], report["config_digest"]
+            *(report["exposure"], "ks4.exposure/1", report["software"], report["config_digest"]),
+            json.dumps(chips, sort_keys=True),
         ),
         "exposure": report["exposure"],
         "pid": exposure_number(report["exposure"]),

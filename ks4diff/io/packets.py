@@ -17,7 +17,7 @@ import fastavro
 from fastavro.repository.base import SchemaRepositoryError
 from fastavro.schema import SchemaParseException, load_schema
 
-from ks4diff.io.packet_exposure import EXPOSURE_TOPIC, exposure_record
+from ks4diff.io.packet_exposure import exposure_record
 from ks4diff.io.packet_records import alert_record, withdrawal, without_times
 from ks4diff.io.packet_schemas import (
     alert_schema,
@@ -35,7 +35,6 @@ from ks4diff.products.errors import InputError
 
 __all__ = [
     "CONTENT_TYPE",
-    "EXPOSURE_TOPIC",
     "Container",
     "alert_record",
     "alert_schema",

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ks4diff.io.kafka_settings import KafkaConfig
 from ks4diff.pipeline.templates import TemplateConfig
 from ks4diff.products.errors import ConfigError
 from ks4diff.stages.associate import AssociateConfig
@@ -54,6 +55,7 @@ class PipelineConfig:
     associate: AssociateConfig = field(default_factory=AssociateConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     keep: KeepConfig = field(default_factory=KeepConfig)
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
     min_rb: float | None = None  # alerts need this score; None takes the model's own threshold
 
     def __post_init__(self) -> None:
@@ -64,10 +66,11 @@ class PipelineConfig:
     def digest(self) -> str:
         """Return the sha256, hex, of all values: equal for equal configurations on every machine.
 
-        Without ``keep``: how long files stay changes no candidate, and must not give alerts new ids.
+        Without ``keep`` and ``kafka``: how long files stay and where alerts go changes no candidate, and must
+        not give alerts new ids.
         """
         values = asdict(self)
-        del values["keep"]
+        del values["keep"], values["kafka"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

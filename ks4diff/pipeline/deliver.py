@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from ks4diff.io import fits_tables, pictures
-from ks4diff.io.atomic import atomic_write_bytes
 from ks4diff.io.history import History
-from ks4diff.io.sinks import DEFAULT_TOPIC, DeliverySummary, check_destination, open_sink
+from ks4diff.io.sinks import DeliverySummary, check_destination, open_sink
 from ks4diff.pipeline.config import PipelineConfig
-from ks4diff.pipeline.ledger import Ledger, begin, submit
+from ks4diff.pipeline.ledger import Ledger, begin, close_exposure
 from ks4diff.pipeline.pair import SOFTWARE, PairResult, process_pair
 from ks4diff.pipeline.report import RunReport, peak_rss_mb
 from ks4diff.products.chip import RawChip
@@ -56,7 +55,7 @@ def run_pair(
     config: PipelineConfig,
     *,
     kafka: str | None = None,
-    topic: str = DEFAULT_TOPIC,
+    topic: str | None = None,
     database: str | None = None,
 ) -> Outcome:
     """Return the outcome of a subtraction, everything written under ``out`` and offered to Kafka.
@@ -73,41 +72,40 @@ def run_pair(
 
     """
     start = time.perf_counter()
-    check_destination(kafka, topic)
+    check_destination(kafka, topic, config.kafka)
     history = History(database, out)
     result = process_pair(science, reference, config)
     _make_folder(out)
-    sink = open_sink(lambda exposure: out / "alerts.avro", out, kafka=kafka, topic=topic)
+    where = {"kafka": kafka, "topic": topic, "settings": config.kafka}
+    sink = open_sink(lambda exposure: out / "alerts.avro", out, **where)
     try:
         write_candidates(result, out)
         write_difference(result, out)
         files = _draw(result, out)
         path = out / "report.json"
-        ledger = Ledger(history=history, out=out, config=config, deliver=sink.emit, report_of=lambda _: path)
+        ledger = Ledger(history=history, out=out, config=config, sink=sink, report_of=lambda _: path)
         begin(ledger)
         path.unlink(missing_ok=True)  # an earlier pair's: a folder with a report is complete
-        entry = submit(_sightings(result, science), ledger)
+        report = RunReport(
+            software=SOFTWARE,
+            config_digest=config.digest(),
+            exposure=result.exposure,
+            night=None,
+            site=science.site,
+            filter=science.filter,
+            seconds_total=time.perf_counter() - start,
+            peak_rss_mb=peak_rss_mb(),
+            chips=(result.report,),
+        )
+        closed = close_exposure(report, _sightings(result, science), ledger)
         delivery = sink.flush(DELIVERY_DEADLINE_S)
     finally:
         sink.close()
     if delivery.waiting:
         log.warning("%d alerts wait in %s", delivery.waiting, out / "outbox.db")
-    report = RunReport(
-        software=SOFTWARE,
-        config_digest=config.digest(),
-        exposure=result.exposure,
-        night=None,
-        site=science.site,
-        filter=science.filter,
-        seconds_total=round(time.perf_counter() - start, 3),
-        peak_rss_mb=peak_rss_mb(),
-        chips=(result.report,),
-        association=entry.association,
-    )
-    atomic_write_bytes(path, report.to_json().encode())
     return Outcome(
-        report=report,
-        records=entry.records,
+        report=closed.report,
+        records=closed.records,
         files=[*files, path],
         delivery=delivery,
         unassociated=ledger.spool.waiting(),

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ks4diff.io.atomic import atomic_write_bytes
 from ks4diff.io.history import History
-from ks4diff.io.packets import alert_record
+from ks4diff.io.packets import alert_record, exposure_record
+from ks4diff.io.sinks import AlertSink
 from ks4diff.io.spool import Spool
 from ks4diff.pipeline.associate import associate_exposure
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.isolate import isolated
+from ks4diff.pipeline.pair import UNIX_EPOCH_MJD
+from ks4diff.pipeline.report import RunReport, peak_rss_mb
 from ks4diff.products.errors import HistoryUnavailable
 from ks4diff.products.sightings import ExposureSightings
 
@@ -33,7 +37,7 @@ class Ledger:
     history: History
     out: Path
     config: PipelineConfig
-    deliver: Callable[[str, list[Record]], None]  # stores an exposure's alerts for good
+    sink: AlertSink
     report_of: Callable[[ExposureSightings], Path]  # an exposure's report.json
 
     @property
@@ -48,6 +52,14 @@ class Entry:
 
     records: list[Record]
     association: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """One exposure's report as written, and its alert records."""
+
+    report: RunReport
+    records: list[Record]
 
 
 NOT_YET = Entry(records=[], association=WAITING)
@@ -86,11 +98,11 @@ def settle(ledger: Ledger) -> dict[str, Entry]:
             if tried.result is None:
                 spool.put_aside(waiting)
                 entry = Entry(records=[], association={"status": "failed", "reason": tried.reason})
-                _tell_report(ledger.report_of(sightings), entry.association)
+                _complete_waited(sightings, entry.association, ledger)
             else:
                 entry = tried.result
-                ledger.deliver(sightings.exposure, entry.records)
-                _tell_report(ledger.report_of(sightings), entry.association)
+                ledger.sink.emit(sightings.exposure, entry.records)
+                _complete_waited(sightings, entry.association, ledger)
                 spool.remove(waiting)  # last: who dies before is followed by one that does all again
             done[sightings.exposure] = entry
     return done
@@ -128,11 +140,41 @@ def begin(ledger: Ledger) -> None:
     settle(ledger)
 
 
-def _tell_report(path: Path, association: Mapping[str, Any]) -> None:
-    """Put the association into the report of an exposure that waited; one in progress has none yet."""
+def close_exposure(report: RunReport, sightings: ExposureSightings, ledger: Ledger) -> Closed:
+    """Return what became of an exposure that was searched: written down, its alerts stored, its report last.
+
+    When the report is there, whatever consumers are to get is in the archive and, with Kafka, in the outbox:
+    its alerts, and behind them the message that it is done. While the history is away both wait for it.
+    ``report`` lacks the association, and the seconds from here on.
+    """
+    start = time.perf_counter()
+    entry = submit(sightings, ledger)
+    seconds = round(report.seconds_total + time.perf_counter() - start, 3)
+    report = replace(report, association=entry.association, seconds_total=seconds, peak_rss_mb=peak_rss_mb())
+    if entry.association["status"] == "done":
+        _complete(report.to_dict(), sightings, ledger)
+    atomic_write_bytes(ledger.report_of(sightings), report.to_json().encode())
+    return Closed(report=report, records=entry.records)
+
+
+def _complete(report: Mapping[str, Any], sightings: ExposureSightings, ledger: Ledger) -> None:
+    now = time.time() / 86400 + UNIX_EPOCH_MJD
+    record = exposure_record(report, mjd=sightings.mjd, exptime=sightings.exptime, completed=now)
+    ledger.sink.complete(sightings.exposure, record)
+
+
+def _complete_waited(sightings: ExposureSightings, association: Mapping[str, Any], ledger: Ledger) -> None:
+    """Put the association into the report of an exposure that waited, and say that it is done if it is.
+
+    An exposure in progress has no report yet, or that of an earlier run.
+    """
+    path = ledger.report_of(sightings)
     if not path.is_file():
         return
     report = json.loads(path.read_text(encoding="utf-8"))
-    if (report.get("association") or {}).get("status") in ("waiting", "failed"):
-        report["association"] = dict(association)
-        atomic_write_bytes(path, (json.dumps(report, indent=2) + "\n").encode())
+    if (report.get("association") or {}).get("status") not in ("waiting", "failed"):
+        return
+    report["association"] = dict(association)
+    if association["status"] == "done":
+        _complete(report, sightings, ledger)
+    atomic_write_bytes(path, (json.dumps(report, indent=2) + "\n").encode())

@@ -21,7 +21,7 @@ from ks4diff.io.sinks import AlertSink
 from ks4diff.io.templates import TemplateStore
 from ks4diff.io.tile_tables import read_distortions
 from ks4diff.pipeline.config import PipelineConfig
-from ks4diff.pipeline.deliver import write_difference
+from ks4diff.pipeline.deliver import DELIVERY_DEADLINE_S, write_difference
 from ks4diff.pipeline.forced import keep
 from ks4diff.pipeline.isolate import Isolated, isolated
 from ks4diff.pipeline.ledger import Ledger, begin
@@ -88,20 +88,21 @@ def run_exposures(
         history=history,
         out=out,
         config=config,
-        deliver=sink.emit,
+        sink=sink,
         report_of=lambda one: exposure_folder(out, one.exposure) / "report.json",
     )
     begin(ledger)
+    sink.flush(DELIVERY_DEADLINE_S)  # what an earlier run left
     with tempfile.TemporaryDirectory(prefix=".visit-", dir=out) as folder:
         visit: list[Seen] = []
         for files in found:
             seen = look_at(files, edges, out, Path(folder), config)
             if visit and not same_visit(visit[-1], seen, config.visit):
-                yield from (finish(one, visit, ledger, sink) for one in visit)
+                yield from (finish(one, visit, ledger) for one in visit)
                 forget(visit)
                 visit = []
             visit.append(seen)
-        yield from (finish(one, visit, ledger, sink) for one in visit)
+        yield from (finish(one, visit, ledger) for one in visit)
 
 
 def look_at(files: ExposureFiles, edges: Edges, out: Path, parking: Path, config: PipelineConfig) -> Seen:

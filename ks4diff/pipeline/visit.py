@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ks4diff.io.atomic import atomic_write_bytes
 from ks4diff.io.kept import prune_kept
 from ks4diff.io.scratch import parked
-from ks4diff.io.sinks import AlertSink, DeliverySummary
-from ks4diff.pipeline.deliver import write_candidates
+from ks4diff.io.sinks import DeliverySummary
+from ks4diff.pipeline.deliver import DELIVERY_DEADLINE_S, write_candidates
 from ks4diff.pipeline.isolate import Isolated
-from ks4diff.pipeline.ledger import Ledger, submit
+from ks4diff.pipeline.ledger import Ledger, close_exposure
 from ks4diff.pipeline.pair import SOFTWARE, PairResult, decided
 from ks4diff.pipeline.report import ChipReport, RunReport, peak_rss_mb
 from ks4diff.products.alert import Alert
@@ -26,7 +25,6 @@ from ks4diff.stages.photometry import njy_per_count
 from ks4diff.stages.sightings import chip_sightings
 from ks4diff.stages.visit import Glimpse, VisitConfig, flag_absent
 
-DELIVERY_DEADLINE_S = 30.0
 GLIMPSE = ("flux", "flux_err", "flags")  # of a difference, kept until its visit is compared
 
 
@@ -95,7 +93,7 @@ def forget(visit: Sequence[Seen]) -> None:
             path.unlink()
 
 
-def finish(seen: Seen, visit: Sequence[Seen], ledger: Ledger, sink: AlertSink) -> ExposureOutcome:
+def finish(seen: Seen, visit: Sequence[Seen], ledger: Ledger) -> ExposureOutcome:
     """Return the outcome of one exposure of a visit: compared, its alerts decided, everything written."""
     start = time.perf_counter()
     files, out, config = seen.files, ledger.out, ledger.config
@@ -123,9 +121,6 @@ def finish(seen: Seen, visit: Sequence[Seen], ledger: Ledger, sink: AlertSink) -
     reports += [
         ChipReport(chip=chip, status="skipped", reason="no file with this chip") for chip in files.missing
     ]
-    entry = submit(_exposure_sightings(seen, sightings, alerts), ledger)
-    prune_kept(out, days=config.keep.days, gigabytes=config.keep.gigabytes)
-    delivery = sink.flush(DELIVERY_DEADLINE_S)
     report = RunReport(
         software=SOFTWARE,
         config_digest=config.digest(),
@@ -133,14 +128,17 @@ def finish(seen: Seen, visit: Sequence[Seen], ledger: Ledger, sink: AlertSink) -
         night=files.id.night,
         site=str(files.id.site),
         filter=None if seen.example is None else seen.example.filter,
-        seconds_total=round(seen.seconds + time.perf_counter() - start, 3),
+        seconds_total=seen.seconds + time.perf_counter() - start,
         peak_rss_mb=peak_rss_mb(),
         chips=tuple(reports),
-        association=entry.association,
     )
-    atomic_write_bytes(folder / "report.json", report.to_json().encode())
+    closed = close_exposure(report, _exposure_sightings(seen, sightings, alerts), ledger)
+    prune_kept(out, days=config.keep.days, gigabytes=config.keep.gigabytes)
     return ExposureOutcome(
-        report=report, records=entry.records, delivery=delivery, waiting=ledger.spool.waiting()
+        report=closed.report,
+        records=closed.records,
+        delivery=ledger.sink.flush(DELIVERY_DEADLINE_S),
+        waiting=ledger.spool.waiting(),
     )
 
 

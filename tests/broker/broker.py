@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kafka import KafkaAdminClient
@@ -47,6 +49,18 @@ group.initial.rebalance.delay.ms=0
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=2000
 """
+
+# Beside it: TLS with a certificate of its own, and SASL by password.
+_SECURE = """\
+listener.name.secure.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_{user}="{password}";
+listener.name.secure.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule \
+required;
+listener.name.secure.ssl.keystore.type=PEM
+listener.name.secure.ssl.keystore.location={data}/server.pem
+"""
+USER, PASSWORD = "alice", "not-a-secret"
 
 
 def missing_tools() -> str | None:
@@ -85,25 +99,56 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """Yield a server that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def make_certificate(certificate: Path, both: Path) -> None:
+    """Write a certificate of 127.0.0.1 that proves itself, and it with its key."""
+    key = both.with_suffix(".key")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    both.write_text(key.read_text() + certificate.read_text())
+
+
 class Broker:
     """A broker in a process of its own: ``start``, ``pause``, ``resume``, ``kill``, ``stop``.
 
     Topics and messages survive ``kill`` and ``stop``; ``close`` removes them. The port stays the
-    same through restarts.
+    same through restarts. With ``secure``, ``secure_servers`` speak TLS, proven by ``ca_file``, and ask for
+    ``USER`` and ``PASSWORD`` by SASL, PLAIN or SCRAM-SHA-512.
     """
 
-    def __init__(self, *, port: int | None = None) -> None:
+    def __init__(self, *, port: int | None = None, secure: bool = False) -> None:
         self._jars = install_jars()
         self.port = port or free_port()
         self.servers = f"127.0.0.1:{self.port}"
         self._data = Path(tempfile.mkdtemp(prefix="ks4diff-kafka-"))
+        self.ca_file = self._data / "ca.pem"
         self.log = self._data / "broker.log"
         self._config = self._data / "server.properties"
         text = _PROPERTIES.format(port=self.port, controller=free_port(), data=self._data)
-        self._config.write_text(text, encoding="utf-8")
         self.process: subprocess.Popen | None = None
         cluster = "ks4diffTestBroker00000"  # any 22 characters of base64
-        self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._config)).wait(60)
+        words = ["format", "-t", cluster, "-c", str(self._config)]
+        if secure:
+            port = free_port()
+            self.secure_servers = f"127.0.0.1:{port}"
+            make_certificate(self.ca_file, self._data / "server.pem")
+            text = text.replace(",CONTROLLER://", f",SECURE://127.0.0.1:{port},CONTROLLER://")
+            text = text.replace("advertised.listeners=", f"advertised.listeners=SECURE://127.0.0.1:{port},")
+            text = text.replace("protocol.map=", "protocol.map=SECURE:SASL_SSL,")
+            text += _SECURE.format(user=USER, password=PASSWORD, data=self._data)
+            words += ["--add-scram", f"SCRAM-SHA-512=[name={USER},password={PASSWORD}]"]
+        self._config.write_text(text, encoding="utf-8")
+        self._java("kafka.tools.StorageTool", *words).wait(60)
 
     def start(self, *, timeout_s: float = 60.0) -> None:
         """Start the process and return when it answers."""

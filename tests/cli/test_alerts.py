@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ks4diff.cli.alerts import app
 from ks4diff.cli.alerts_options import DEFAULT_TOPIC
 from ks4diff.cli.output import alert_line, json_record
-from ks4diff.io import sinks
+from ks4diff.io import kafka_settings, sinks
 from ks4diff.io.outbox import Outbox, Outcome, State, read_status
 from ks4diff.io.packets import alert_schema, container_bytes, read_container
 from ks4diff.io.publish import publish
@@ -23,7 +23,7 @@ from ks4diff.products.errors import ConfigError, InputError
 from tests.broker.broker import free_port
 from tests.sample_alert import SAMPLE, make_candidate, make_records
 
-COMMANDS = ("tail", "replay", "show", "verify", "resend", "status", "schema")
+COMMANDS = ("tail", "replay", "show", "verify", "resend", "withdraw", "status", "schema")
 
 
 def run(*arguments):
@@ -55,7 +55,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_the_topic_is_the_sinks():
-    assert sinks.DEFAULT_TOPIC == DEFAULT_TOPIC
+    assert kafka_settings.DEFAULT_TOPIC == DEFAULT_TOPIC
 
 
 def test_show_prints_schema_and_a_line_per_alert(tmp_path):
@@ -103,6 +103,8 @@ def test_json_has_no_nan_and_no_bytes():
         (["status", "{}"], InputError, "outbox.db: no such outbox"),
         (["resend", "{}", "--kafka", "localhost:9092"], InputError, "outbox.db: no such outbox"),
         (["resend", "{}", "--kafka", "localhost"], ConfigError, "HOST:PORT"),
+        (["resend", "{}"], ConfigError, "no Kafka servers"),
+        (["withdraw", "{}", "a", "--reason", "b", "--kafka", "h:1"], InputError, "no such archive"),
         (["tail", "--kafka", "localhost"], ConfigError, "HOST:PORT"),
         (["tail", "--kafka", "localhost:1", "--topic", "a b"], ConfigError, "topic 'a b'"),
     ],
@@ -117,7 +119,7 @@ def test_bad_input_is_told_in_one_line(tmp_path, arguments, kind, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["tail"], ["resend", "x"], ["show"], ["tail", "--kafka", "h:1", "--limit", "0"]]
+    "arguments", [["tail"], ["withdraw", "x", "y"], ["show"], ["tail", "--kafka", "h:1", "--limit", "0"]]
 )
 def test_bad_usage_is_exit_2(arguments):
     assert run(*arguments).exit_code == 2
@@ -151,7 +153,7 @@ def test_resend_without_a_broker_is_exit_3_and_soon(tmp_path):
     servers = f"127.0.0.1:{free_port()}"
     filled(tmp_path, make_records(2), kafka=servers)
     started = time.monotonic()
-    result = run("resend", tmp_path, "--kafka", servers, "--json")
+    result = run("resend", tmp_path, "--kafka", servers, "--json", "--deadline", "2")
     assert result.exit_code == 3
     assert json.loads(result.stdout) == {"acknowledged": 0, "waiting": 2, "dead": 0}
     assert time.monotonic() - started < 10

@@ -117,7 +117,7 @@ def test_every_fate_is_told_apart(outbox):
 
 
 def test_a_broker_away_is_asked_once_a_flush(outbox, monkeypatch):
-    monkeypatch.setattr("ks4diff.io.sinks._BATCH", 2)
+    monkeypatch.setattr("ks4diff.io.sender._BATCH", 2)
     producer = PretendedProducer(lambda alert_id: State.PENDING)
     sink = KafkaSink(outbox, producer)
     sink.emit("e1", make_records(5))
@@ -125,7 +125,9 @@ def test_a_broker_away_is_asked_once_a_flush(outbox, monkeypatch):
     assert producer.calls == 1
     producer.verdict = lambda alert_id: State.ACKNOWLEDGED
     producer.sent.clear()
-    assert sink.flush(60.0) == DeliverySummary(acknowledged=5)
+    assert sink.flush(60.0) == DeliverySummary(waiting=5)  # too soon
+    assert producer.calls == 1
+    assert sink.flush(60.0, patient=True) == DeliverySummary(acknowledged=5)
     assert [message.alert_id for message in producer.sent] == [r["alertId"] for r in make_records(5)]
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
+from ks4diff.io.atomic import atomic_write_bytes
 from ks4diff.io.packets import read_container, without_times
 from ks4diff.pipeline.config import PipelineConfig
-from ks4diff.pipeline.deliver import run_pair
+from ks4diff.pipeline.deliver import DELIVERY_DEADLINE_S, run_pair
 from ks4diff.pipeline.pair import exposure_id, process_pair
 from ks4diff.products.errors import ConfigError, SkipChip
 from tests import skies
-from tests.broker.broker import free_port
+from tests.broker.broker import black_hole, free_port
 from tests.pipeline.test_report import CHIP_KEYS, RUN_KEYS
 
 SAME = ("candidates.fits", "difference.fits")
@@ -119,9 +123,54 @@ def test_without_a_broker_alerts_wait(pair, tmp_path, monkeypatch):
     outcome = run_pair(
         pair.science, pair.template, tmp_path / "out", PipelineConfig(), kafka=f"127.0.0.1:{free_port()}"
     )
-    assert outcome.undelivered == outcome.delivery.waiting == 3
+    assert outcome.undelivered == outcome.delivery.waiting == 4  # three alerts, and that the exposure is done
     assert (tmp_path / "out" / "report.json").exists()
     assert len(read_container(tmp_path / "out" / "alerts.avro").records) == 3
+
+
+def test_what_is_to_be_sent_is_on_disk_before_the_report_is(pair, tmp_path, monkeypatch):
+    """The report says that an exposure is done; whoever has it may rely on its alerts being sent."""
+    out, seen = tmp_path / "out", []
+
+    def watched(path, data):
+        if path.name == "report.json":
+            assert len(read_container(out / "alerts.avro").records) == 3
+            (done,) = read_container(out / "exposure.avro").records
+            assert done["n_alerts"] == 3
+            with closing(sqlite3.connect(f"file:{out}/outbox.db?mode=ro", uri=True)) as db:
+                seen.extend(db.execute("SELECT topic, state FROM outbox ORDER BY seq"))
+            # another process's view: what it sees is committed, and commits are synced (test_outbox.py)
+        atomic_write_bytes(path, data)
+
+    monkeypatch.setattr("ks4diff.pipeline.ledger.atomic_write_bytes", watched)
+    monkeypatch.setattr("ks4diff.pipeline.deliver.DELIVERY_DEADLINE_S", 1.0)
+    run_pair(pair.science, pair.template, out, PipelineConfig(), kafka=f"127.0.0.1:{free_port()}")
+    assert seen == [("ks4.alerts.v1", "pending")] * 3 + [("ks4.exposures.v1", "pending")]
+
+
+def test_an_exposure_without_alerts_is_told_as_done(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("ks4diff.pipeline.deliver.DELIVERY_DEADLINE_S", 1.0)
+    outcome = run_pair(
+        pair.science,
+        pair.template,
+        tmp_path,
+        replace(PipelineConfig(), min_rb=1.0),
+        kafka=f"127.0.0.1:{free_port()}",
+    )
+    assert (outcome.records, outcome.undelivered) == ([], 1)
+    (done,) = read_container(tmp_path / "exposure.avro").records
+    assert (done["n_alerts"], done["status"]) == (0, "complete")
+    assert done["n_candidates"] == outcome.report.chips[0].n_candidates > 0
+
+
+def test_a_broker_that_never_answers_costs_its_deadline_at_most(pair, tmp_path):
+    with black_hole() as servers:
+        started = time.monotonic()
+        outcome = run_pair(pair.science, pair.template, tmp_path, PipelineConfig(), kafka=servers)
+        waited = time.monotonic() - started - outcome.report.seconds_total
+    assert outcome.delivery.waiting == 4
+    assert (tmp_path / "report.json").exists()
+    assert waited < DELIVERY_DEADLINE_S
 
 
 def test_a_malformed_broker_is_refused_before_any_work(pair, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from typer.testing import CliRunner
 from ks4diff.cli.main import app
 from ks4diff.io.fits_tables import read_candidates
 from ks4diff.io.history import History
+from ks4diff.io.outbox import read_status
 from ks4diff.io.packets import read_container
 from ks4diff.pipeline import run as pipeline_run
+from ks4diff.pipeline.deliver import DELIVERY_DEADLINE_S
 from ks4diff.products.candidates import REJECTING_BITS
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.sightings import MEASURED
 from ks4diff.stages.package import candid
+from tests.broker.broker import black_hole
 
 NJY_ZEROPOINT = 31.4
 SIZE = "896x960"
@@ -192,9 +196,6 @@ class TestADatabaseAway:
         assert report["chips"][0]["n_alerts"] > 5
         assert not (folder / "alerts.avro").exists()
 
-        def skip(*_):
-            raise SkipChip("the second exposure is not what this is about")
-
         monkeypatch.setattr(pipeline_run, "process_chip", skip)
         invoke(["run", second, *words])
         report = json.loads((folder / "report.json").read_text())
@@ -206,3 +207,31 @@ class TestADatabaseAway:
         result = CliRunner().invoke(app, [*map(str, words), "--database", postgres_server.url("nowhere")])
         assert 'database "nowhere" does not exist' in str(result.exception)
         assert list(tmp_path.glob("out/2*")) == []
+
+
+@pytest.mark.kafka
+def test_a_broker_that_never_answers_fails_no_image(sky, tmp_path, kafka_broker, monkeypatch):
+    first, second = sorted((sky / "raw").glob("*/*.fits"))
+    words = ["--templates", sky / "store", "--out", tmp_path, "--json", "--topic", "test.after-a-black-hole"]
+    with black_hole() as servers:
+        started = time.monotonic()
+        told = invoke(["run", first, *words, "--kafka", servers], code=3)
+        waited = time.monotonic() - started
+    report = json.loads(told.stdout)
+    assert waited - report["seconds_total"] < DELIVERY_DEADLINE_S + 10  # imports, and reading the folder
+    assert report["chips"][0]["status"] == "ok"
+    (folder,) = tmp_path.glob("*/kmt*")
+    n_alerts = len(read_container(folder / "alerts.avro").records)
+    assert n_alerts == report["chips"][0]["n_alerts"] > 5
+    assert f"undelivered, in the outbox: {n_alerts + 1}" in told.stderr
+    (done,) = read_container(folder / "exposure.avro").records
+    assert (done["exposure"], done["n_alerts"]) == (report["exposure"], n_alerts)
+
+    monkeypatch.setattr(pipeline_run, "process_chip", skip)
+    invoke(["run", second, *words, "--kafka", kafka_broker.servers])  # sends what the first left
+    counts = read_status(tmp_path / "outbox.db").counts
+    assert counts["acknowledged"] == sum(counts.values()) == n_alerts + 2
+
+
+def skip(*_):
+    raise SkipChip("the second exposure is not what this is about")

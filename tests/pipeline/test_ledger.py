@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from ks4diff.cli.main import app
 from ks4diff.io import history_engine
 from ks4diff.io.history import History, HistoryWriter
-from ks4diff.io.packets import container_bytes, read_container
+from ks4diff.io.packets import read_container
+from ks4diff.io.sinks import ArchiveSink
 from ks4diff.pipeline import ledger as ledger_module
-from ks4diff.pipeline.ledger import Ledger, begin, settle, submit
+from ks4diff.pipeline.ledger import Ledger, begin, close_exposure, settle, submit
 from ks4diff.products.errors import ConfigError, HistoryUnavailable, InputError
-from tests.seasons import CONFIG, MJD, at, contents, put, season, sightings, told
+from tests.seasons import CONFIG, MJD, at, contents, put, run_report, season, sightings, told
 
 SHARED = "shared"  # the folder that four processes have in common
 
@@ -69,16 +70,12 @@ class TestBothDatabases:
 
 def ledger_of(url, out):
     """A ledger whose alerts go to one file an exposure."""
-
-    def deliver(exposure, found):
-        (out / f"{exposure}.avro").write_bytes(container_bytes(found))
-
     out.mkdir(parents=True, exist_ok=True)
     return Ledger(
         history=History(url, out),
         out=out,
         config=CONFIG,
-        deliver=deliver,
+        sink=ArchiveSink(lambda exposure: out / f"{exposure}.avro", database=out / "index.db"),
         report_of=lambda one: out / f"{one.exposure}.json",
     )
 
@@ -152,11 +149,13 @@ class TestOutages:
         one = sightings(0, MJD, *at([0, 40]))
         ledger = ledger_of(None, tmp_path)
 
-        def torn(exposure, found):
-            raise KeyboardInterrupt
+        class Torn(ArchiveSink):
+            def emit(self, exposure, records):
+                raise KeyboardInterrupt
 
+        torn = Torn(ledger.sink.path_of, database=tmp_path / "index.db")
         with pytest.raises(KeyboardInterrupt):
-            submit(one, replace(ledger, deliver=torn))
+            submit(one, replace(ledger, sink=torn))
         assert delivered(tmp_path) == []
         begin(ledger)  # the next start
         assert [record["candid"] for record in delivered(tmp_path)] == one.table["candid"].tolist()
@@ -201,19 +200,24 @@ class TestOutages:
         assert ledger.spool.waiting() == 0
         assert len(delivered(tmp_path)) == 3
 
-    def test_the_report_of_what_waited_is_completed(self, postgres_server, database, tmp_path):
+    def test_an_exposure_that_waited_is_told_as_done_when_its_alerts_are_stored(
+        self, postgres_server, database, tmp_path
+    ):
         ledger, one = ledger_of(database(), tmp_path), sightings(0, MJD, *at(0))
         postgres_server.stop()
         try:
             begin(ledger)
-            assert submit(one, ledger).association == {"status": "waiting"}
+            closed = close_exposure(run_report(one), one, ledger)
         finally:
             postgres_server.start()
-        report = tmp_path / f"{one.exposure}.json"
-        report.write_text('{"association": {"status": "waiting"}, "exposure": "e"}')
+        assert closed.report.association == {"status": "waiting"}
+        assert json.loads(ledger.report_of(one).read_text()) == closed.report.to_dict()
+        assert not (tmp_path / "exposure.avro").exists()
         begin(ledger)
-        assert '"n_new_objects": 1' in report.read_text()
-        assert len(delivered(tmp_path)) == 1
+        assert json.loads(ledger.report_of(one).read_text())["association"]["n_new_objects"] == 1
+        (done,) = read_container(tmp_path / "exposure.avro").records
+        assert (done["exposure"], done["n_alerts"], done["mjd"]) == (one.exposure, 1, MJD)
+        assert len(delivered(tmp_path)) == 2  # of them one alert, and that message
 
     def test_a_writer_that_never_ends_is_an_outage(self, database, tmp_path, monkeypatch):
         monkeypatch.setattr(history_engine, "_BUSY_S", 1)
