@@ -48,10 +48,6 @@ def add_fluxes(
     error = difference.flux_err[position[1], position[0]].astype(np.float64)
     rows["flux"], rows["flux_err"] = flux, error
     rows["snr"] = np.abs(flux) / np.maximum(error, 1e-30)
-    gain = np.where(rows["is_positive"], chip.gain, template.gain / scale)
-    covariance = position_covariance(place.psf, flux, error, noise_at(difference, rows["x"], rows["y"]), gain)
-    rows["x_err"], rows["y_err"] = np.sqrt(covariance[:, 0, 0]), np.sqrt(covariance[:, 1, 1])
-    rows["xy_cov"] = covariance[:, 0, 1]
     sides = (
         ("sci_flux", chip.image, chip.psf, chip.noise, chip.gain, 1.0),
         ("tmpl_psf_flux", template.image, template.psf, template.noise, template.gain, scale),
@@ -59,18 +55,26 @@ def add_fluxes(
     for name, image, field, noise, electrons, factor in sides:
         value, error = psf_flux(rows, image, field.at(place.x, place.y), field.fwhm_pix, (noise, electrons))
         rows[name], rows[f"{name}_err"] = value * factor, error * factor
+    # counts² of the light under the PSF, the source's own and its host's
+    poisson = np.where(rows["is_positive"], np.abs(flux) / chip.gain, np.abs(flux) * scale / template.gain)
+    light = rows["sci_flux"] / chip.gain + rows["tmpl_psf_flux"] * scale / template.gain
+    poisson = np.maximum(poisson, np.nan_to_num(light))
+    blank = noise_at(difference, rows["x"], rows["y"])
+    covariance = position_covariance(place.psf, flux, rows["flux_err"].astype(np.float64), blank, poisson)
+    rows["x_err"], rows["y_err"] = np.sqrt(covariance[:, 0, 0]), np.sqrt(covariance[:, 1, 1])
+    rows["xy_cov"] = covariance[:, 0, 1]
     _add_apertures(rows, place, chip, template, difference)
 
 
 def position_covariance(
-    psf: np.ndarray, flux: np.ndarray, error: np.ndarray, noise: np.ndarray, gain: np.ndarray | float
+    psf: np.ndarray, flux: np.ndarray, error: np.ndarray, noise: np.ndarray, poisson: np.ndarray
 ) -> np.ndarray:
     """Return float64 [n, 2, 2]: the covariance (x, y) of the peaks of a matched filter, px².
 
     Where noise moves the peak of S by -H^-1 grad(noise of S), H its curvature. ``psf`` [m, m] the
     difference's, ``noise`` [n] the std of its blank pixels; ``flux`` and ``error`` [n] with all noise. What
-    the error holds beyond the blank noise is the source's own light (``gain`` electrons per count), which is
-    under the PSF where its slope is small, and the rest, which is taken as even around the source.
+    the error holds beyond the blank noise is that of light with the PSF's shape (``poisson`` [n] its
+    variance in all, squared counts), where the PSF's slope is small, and the rest, taken as even around it.
     """
     p = psf.astype(np.float64)
     gx, gy = slopes(p)
@@ -85,13 +89,13 @@ def position_covariance(
     )
     strength = np.maximum(np.abs(flux), 1e-30)
     beyond = np.maximum(error**2 - noise**2 / square, 0)
-    of_source = strength / gain * float((p**2 * light).sum()) / square**2
-    share = np.minimum(beyond, of_source) / np.maximum(of_source, 1e-30)
-    even = noise**2 + (beyond - share * of_source) * square
+    of_light = poisson * float((p**2 * light).sum()) / square**2
+    share = np.minimum(beyond, of_light) / np.maximum(of_light, 1e-30)
+    even = noise**2 + (beyond - share * of_light) * square
     inverse = np.linalg.inv(inner)
     spread = inverse @ own @ inverse
-    relative = share * strength / gain
-    return (even[:, None, None] * inverse + relative[:, None, None] * spread) / strength[:, None, None] ** 2
+    own_noise = share * poisson
+    return (even[:, None, None] * inverse + own_noise[:, None, None] * spread) / strength[:, None, None] ** 2
 
 
 def slopes(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -52,11 +52,8 @@ def test_packets_hold_the_same(told):
         seen = record["candidate"]
         row = rows[round(seen["x"], 2)]
         assert seen["rb"] == pytest.approx(row["rb"], abs=1e-6)
-        assert (seen["rbversion"], seen["rb_features"], seen["rbthreshold"]) == (
-            model.version,
-            VECTOR_NAME,
-            0,
-        )
+        of_model = [seen[name] for name in ("rbversion", "rb_features", "rbthreshold")]
+        assert of_model == [model.version, VECTOR_NAME, 0]
         assert seen["rb_flags"] == [flag.name for flag in RB_FLAGS if row["rb_flags"] & flag.bit]
         assert ",".join(seen["rb_reasons"]) == row["rb_reasons"]
 
