@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -115,6 +118,15 @@ class TestCandidates:
             assert header[f"FDES{bit}"] == flag.description
             total += flag.bit * flag.rejecting
         assert header["FREJECT"] == total
+
+    def test_readme_names_every_column_with_its_unit(self):
+        readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+        table = readme.split("| columns | unit | meaning |")[1].split("\n\n")[0]
+        told = {}
+        for line in table.splitlines()[2:]:
+            _, names, unit, *_ = (cell.strip() for cell in re.split(r"(?<!\\)\|", line))
+            told |= dict.fromkeys(re.findall(r"`(\w+)`", names), unit)
+        assert told == {column.name: column.unit for column in COLUMNS} | {"rb_reasons": ""}
 
     def test_the_bits_of_rb_flags_are_named(self, tmp_path):
         write_candidates(tmp_path / "c.fits", candidates(), meta={})
