@@ -74,7 +74,7 @@ class AlertIndex:
         self, *, object_id: str | None = None, since: float | None = None, until: float | None = None
     ) -> list[dict[str, Any]]:
         """Return rows by mid-exposure, undated ones first; ``since`` and ``until`` are MJD, UTC."""
-        query = sa.select(ALERTS).order_by(ALERTS.c.mjd, ALERTS.c.exposure, ALERTS.c.ordinal)
+        query = sa.select(ALERTS).order_by(ALERTS.c.mjd, ALERTS.c.exposure, ALERTS.c.file, ALERTS.c.ordinal)
         if object_id is not None:
             query = query.where(ALERTS.c.object_id == object_id)
         if since is not None:

@@ -12,8 +12,8 @@ from ks4diff.io.alert_index import AlertIndex
 from ks4diff.io.packets import read_container
 from ks4diff.products.errors import InputError
 
-ALERTS = "alerts.avro"
 INDEX = "ks4diff.db"
+_FILES = ("alerts.avro", "withdrawn.avro")
 
 Record = dict[str, Any]
 Row = dict[str, Any]
@@ -80,7 +80,7 @@ def archived_files(out: Path) -> Iterator[ArchivedFile]:
     by_file: dict[Path, list[Row]] = {}
     for row in index_of(out).rows():
         by_file.setdefault((out / row["file"]).resolve(), []).append(row)
-    there = [path.resolve() for pattern in (ALERTS, f"*/*/{ALERTS}") for path in out.glob(pattern)]
+    there = [path.resolve() for name in _FILES for where in ("", "*/*/") for path in out.glob(where + name)]
     for path in sorted({*by_file, *there}, key=os.fspath):
         rows = by_file.get(path, [])
         try:

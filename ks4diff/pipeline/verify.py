@@ -103,14 +103,15 @@ def check_kafka(archive: ArchiveCheck, servers: str, topic: str) -> KafkaCheck:
     withdrawn: dict[str, None] = {}
     for received in _messages(servers, sorted(topics)):
         record, known = received.record, archive.alerts.get(received.id)
+        taken_back = (record.get("withdrawal") or {}).get("alertId")
+        if taken_back in archive.alerts:
+            withdrawn[taken_back] = None
         if known is not None:
             counts[received.id] += 1
             if _digest(record) != known.digest:
                 original = read_container(known.path).records[known.ordinal]
                 different[received.id] = _differences(without_times(original), without_times(record))
-        elif (record.get("withdrawal") or {}).get("alertId") in archive.alerts:
-            withdrawn[record["withdrawal"]["alertId"]] = None
-        elif record.get("exposure") in archive.exposures:
+        elif record.get("exposure") in archive.exposures and taken_back not in archive.alerts:
             extra[received.id] = None
     return KafkaCheck(
         found=len(counts),
