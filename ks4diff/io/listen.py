@@ -72,7 +72,7 @@ def tail(
     limit
         Stop after this many alerts.
     timeout_s
-        Stop when nothing has come for this long. None: go on until stopped.
+        Stop when nothing has come for this long, and the topic has nothing more. None: go on until stopped.
     choice
         Which alerts to yield; None: all.
     settings
@@ -181,7 +181,7 @@ def _coming(
     lag = Lag(consumer)
     began = quiet_since = time.monotonic()
     try:
-        while not sieve.full and not (timeout_s is not None and time.monotonic() - quiet_since > timeout_s):
+        while not sieve.full and not _is_over(lag, time.monotonic() - quiet_since, timeout_s):
             polled = places.begin(consumer.poll(timeout_ms=200, max_records=_AT_ONCE))
             if not consumer.assignment() and time.monotonic() - began < _JOINING_S:
                 quiet_since = time.monotonic()
@@ -197,6 +197,13 @@ def _coming(
             lag.tell()
     finally:
         places.commit()
+
+
+def _is_over(lag: Lag, quiet_s: float, timeout_s: float | None) -> bool:
+    """Return whether nothing has come for long enough; what is there and slow to come is waited for."""
+    if timeout_s is None or quiet_s < timeout_s:
+        return False
+    return quiet_s > timeout_s + _SILENT_S or not lag.behind()
 
 
 def _held(consumer: KafkaConsumer, since: float | None) -> Iterator[Any]:

@@ -101,19 +101,24 @@ class Lag:
         self._next = time.monotonic() + _LAG_EVERY_S
         self._told = 0
 
+    def behind(self) -> int | None:
+        """Return how many messages are to come in the reader's partitions; None where nobody answers."""
+        try:
+            ends = self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=_ANSWER_MS)
+            return sum(n - self._consumer.position(one, timeout_ms=_ANSWER_MS) for one, n in ends.items())
+        except kafka_errors.KafkaError:
+            return None
+
     def tell(self) -> None:
         """Ask and log, if it is time again."""
         if time.monotonic() < self._next:
             return
-        try:
-            ends = self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=_ANSWER_MS)
-            lag = sum(n - self._consumer.position(one, timeout_ms=_ANSWER_MS) for one, n in ends.items())
-        except kafka_errors.KafkaError as error:
-            log.warning("Kafka does not answer (%s); waiting", reason_of(error))
-        else:
-            if lag or self._told:
-                log.info("%d messages behind", lag)
-            self._told = lag
+        behind = self.behind()
+        if behind is None:
+            log.warning("Kafka does not answer; waiting")
+        elif behind or self._told:
+            log.info("%d messages behind", behind)
+        self._told = behind or 0
         self._next = time.monotonic() + _LAG_EVERY_S
 
 
