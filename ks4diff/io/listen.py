@@ -87,13 +87,18 @@ def tail(
 
     """
     consumer = _consumer(servers, settings, group=group)
-    places = Places(consumer, group=group is not None, from_beginning=from_beginning)
     try:
-        if group is not None:
-            consumer.subscribe([topic])
-        elif not _assign(consumer, topic, from_beginning=from_beginning, timeout_s=timeout_s):
+        found = _await(consumer, topic, timeout_s)
+        if found is None:
             log.warning("topic %s: not there after %s s", topic, timeout_s)
             return
+        # what a new topic holds has come since we began to listen
+        from_beginning = from_beginning or found == "appeared"
+        places = Places(consumer, group=group is not None, from_beginning=from_beginning)
+        if group is None:
+            _assign(consumer, topic, from_beginning=from_beginning)
+        else:
+            consumer.subscribe([topic])
         yield from _coming(consumer, _Sieve(choice, limit), places, timeout_s)
     except kafka_errors.KafkaError as error:
         raise InputError(f"Kafka at {servers}: {reason_of(error)}") from error
@@ -132,8 +137,9 @@ def replay(
     """
     consumer = _consumer(servers, settings, group=None)
     try:
-        if not _assign(consumer, topic, from_beginning=True, timeout_s=1.0):
+        if _await(consumer, topic, 1.0) is None:
             raise NoTopic(f"Kafka at {servers}: no topic {topic}")
+        _assign(consumer, topic, from_beginning=True)
         for received in _Sieve(choice, None).pick(_held(consumer, since)):
             if (since is None or received.sent >= since) and (until is None or received.sent < until):
                 yield received
@@ -242,22 +248,23 @@ def _consumer(servers: str, settings: KafkaConfig | None, *, group: str | None) 
         raise InputError(f"Kafka at {servers}: no answer ({reason_of(error)})") from error
 
 
-def _assign(consumer: KafkaConsumer, topic: str, *, from_beginning: bool, timeout_s: float | None) -> bool:
-    """Read all partitions of a topic once it exists; return False when it does not come in time."""
+def _await(consumer: KafkaConsumer, topic: str, timeout_s: float | None) -> str | None:
+    """Wait for a topic; return ``"there"`` or ``"appeared"``, None when it does not come in time."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
-    appeared = False
-    while not (numbers := consumer.partitions_for_topic(topic)):
-        appeared = True
+    found = "there"
+    while not consumer.partitions_for_topic(topic):
+        found = "appeared"
         if end is not None and time.monotonic() > end:
-            return False
+            return None
         time.sleep(0.2)
-    partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+    return found
+
+
+def _assign(consumer: KafkaConsumer, topic: str, *, from_beginning: bool) -> None:
+    """Read all partitions of a topic, from now on or from their beginnings."""
+    partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
     consumer.assign(partitions)
-    if from_beginning or appeared:  # what a new topic holds has come since we began to listen
-        consumer.seek_to_beginning(*partitions)
-    else:
-        consumer.seek_to_end(*partitions)
+    (consumer.seek_to_beginning if from_beginning else consumer.seek_to_end)(*partitions)
     for partition in partitions:
         consumer.position(partition)  # now, not at the first poll: "next to come" means from here on
     log.info("topic %s: listening to %d partitions", topic, len(partitions))
-    return True

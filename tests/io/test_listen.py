@@ -3,6 +3,7 @@
 import logging
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -107,6 +108,15 @@ class TestTail:
         send(make_records(12, first=1))
         got = tail(kafka_broker.servers, limit=12, timeout_s=ENOUGH_S, **options)
         assert ids(r.id for r in got) == ids(make_records(12, first=1))
+
+    @pytest.mark.parametrize("group", [None, "new"])
+    def test_all_of_a_topic_that_comes_into_being_is_new(self, kafka_broker, topic, send, group):
+        options = {"topic": topic, "group": group and f"{group}.{topic}", "limit": 3, "timeout_s": ENOUGH_S}
+        with ThreadPoolExecutor(1) as pool:
+            got = pool.submit(lambda: [r.id for r in tail(kafka_broker.servers, **options)])
+            time.sleep(1.5)
+            send(make_records(3))
+            assert ids(got.result(60)) == ids(make_records(3))
 
     def test_a_place_that_is_gone_leads_to_the_oldest_alert_there_is(self, kafka_broker, topic, send, caplog):
         """Retention was faster: what is left comes, also to a reader of the newest, and the gap is told."""
