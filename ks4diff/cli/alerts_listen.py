@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from ks4diff.cli.alerts_options import (
-    DEFAULT_TOPIC,
     ConeOption,
+    ConfigOption,
     EventOption,
     FilterOption,
     JsonOption,
@@ -19,16 +19,18 @@ from ks4diff.cli.alerts_options import (
     MinRbOption,
     SaveOption,
     TopicOption,
+    source_of,
     wanted_by,
 )
 from ks4diff.cli.alerts_show import print_alert, save_alert
+from ks4diff.products.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 
 def tail(  # noqa: PLR0913 - a command's options are one each for people, not coupling
-    kafka: KafkaOption,
-    topic: TopicOption = DEFAULT_TOPIC,
+    kafka: KafkaOption = None,
+    topic: TopicOption = None,
     from_beginning: Annotated[
         bool,
         typer.Option("--from-beginning/--latest", help="From the oldest alert kept, or the next to come."),
@@ -51,6 +53,7 @@ def tail(  # noqa: PLR0913 - a command's options are one each for people, not co
     event: EventOption = None,
     as_json: JsonOption = False,
     save: SaveOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Print alerts as they come from Kafka, each once, one line each.
 
@@ -60,22 +63,24 @@ def tail(  # noqa: PLR0913 - a command's options are one each for people, not co
     Example: ks4diff alerts tail --kafka localhost:9092 --group mine --filter "rb > 0.9 and scorr > 9"
     """
     from ks4diff.io import listen
-    from ks4diff.io.kafka_settings import check_topic
     from ks4diff.io.seen import Seen
 
-    check_topic(topic)
+    servers, topic, settings = source_of(kafka, topic, config)
+    if servers is None:
+        raise ConfigError("no Kafka servers: give --kafka HOST:PORT, or [kafka] servers in --config")
     logging.getLogger(listen.__name__).setLevel(logging.INFO)
     choice = listen.Choice(
         wanted=wanted_by(min_rb, expression, cone, event), seen=None if seen is None else Seen(seen)
     )
     received = listen.tail(
-        kafka,
+        servers,
         topic=topic,
         from_beginning=from_beginning,
         group=group,
         limit=limit,
         timeout_s=timeout,
         choice=choice,
+        settings=settings,
     )
     shown = 0
     try:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from ks4diff.io.kafka_settings import KafkaConfig
+
 DEFAULT_TOPIC = "ks4.alerts.v1"  # that of io/sinks.py, repeated so that --help loads no database driver
 
-KafkaOption = Annotated[str, typer.Option("--kafka", metavar="HOST:PORT[,...]", help="Kafka servers.")]
-TopicOption = Annotated[str, typer.Option(help="Kafka topic.")]
+KafkaOption = Annotated[
+    str | None,
+    typer.Option("--kafka", metavar="HOST:PORT[,...]", help="Kafka servers, if not the settings'."),
+]
+TopicOption = Annotated[
+    str | None, typer.Option(help=f"Kafka topic, if not the settings' ({DEFAULT_TOPIC}).")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Settings: [kafka] has servers, TLS and SASL.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output, without the stamps.")]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder that a run wrote, with outbox.db.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Stop after this many alerts shown.")]
@@ -32,6 +43,29 @@ EventOption = Annotated[
     str | None,
     typer.Option("--event", metavar="NAME", help="Only alerts that may belong to this event, as S190814bv."),
 ]
+
+
+def source_of(
+    kafka: str | None, topic: str | None, config: Path | None
+) -> tuple[str | None, str, KafkaConfig]:
+    """Return servers, topic and settings by options, environment and configuration, in this order.
+
+    Raises
+    ------
+    ConfigError
+        When one of them is malformed.
+
+    """
+    from ks4diff.io.kafka_settings import KafkaConfig, check_topic, servers_of
+
+    settings = KafkaConfig()
+    if config is not None:
+        from ks4diff.pipeline.config import read_config
+
+        settings = read_config(config).kafka
+    topic = topic or settings.topic
+    check_topic(topic)
+    return servers_of(kafka, settings), topic, settings
 
 
 def wanted_by(

@@ -7,24 +7,29 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ks4diff.cli.alerts_options import (
-    DEFAULT_TOPIC,
     ConeOption,
+    ConfigOption,
     EventOption,
     FilterOption,
     JsonOption,
+    KafkaOption,
     LimitOption,
     MinRbOption,
     SaveOption,
     TopicOption,
+    source_of,
     wanted_by,
 )
 from ks4diff.cli.alerts_show import print_alert, print_counts, save_alert
 from ks4diff.products.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ks4diff.io.kafka_settings import KafkaConfig
 
 _UNIX_MJD = 40587.0  # 1970-01-01
 Record = dict[str, Any]
@@ -35,8 +40,8 @@ def replay(  # noqa: PLR0913 - a command's options are one each for people, not 
     out: Annotated[
         Path | None, typer.Argument(metavar="[OUT]", help="Folder that a run wrote; without it: from Kafka.")
     ] = None,
-    kafka: Annotated[str | None, typer.Option(metavar="HOST:PORT[,...]", help="Kafka servers.")] = None,
-    topic: TopicOption = DEFAULT_TOPIC,
+    kafka: KafkaOption = None,
+    topic: TopicOption = None,
     since: Annotated[
         str | None, typer.Option("--from", metavar="UTC", help="As 2025-02-07T03:30; of mid-exposures (*).")
     ] = None,
@@ -58,6 +63,7 @@ def replay(  # noqa: PLR0913 - a command's options are one each for people, not 
     deadline: Annotated[float, typer.Option(min=1, help="Seconds until sending gives up.")] = 60.0,
     as_json: JsonOption = False,
     save: SaveOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Print archived alerts in order of time, or those that Kafka holds, once more; or send them to a topic.
 
@@ -69,21 +75,23 @@ def replay(  # noqa: PLR0913 - a command's options are one each for people, not 
     """
     from ks4diff.io.kafka_settings import check_topic
 
-    check_topic(topic)
-    if kafka is None and (out is None or to_topic is not None):
+    servers, topic, settings = source_of(kafka, topic, config)
+    if servers is None and (out is None or to_topic is not None):
         raise ConfigError("name a run's folder to read, or --kafka; --to-topic needs --kafka")
     if out is None and to_topic == topic:
         raise ConfigError(f"--to-topic {topic}: is the topic itself")
     more = {"night": night, "exposure": exposure, "object_id": object_id}
     wanted = wanted_by(min_rb, expression, cone, event, **more)
     span = (_utc(since, "--from"), _utc(until, "--to"))
-    found = _of_archive(out, object_id, span) if out is not None else _of_kafka(kafka, topic, span)
+    found = (
+        _of_archive(out, object_id, span) if out is not None else _of_kafka(servers, topic, span, settings)
+    )
     records = _paced(islice(filter(wanted, found), limit), rate)
     if to_topic is not None:
         from ks4diff.io.publish import publish
 
         check_topic(to_topic)
-        summary = publish(records, kafka, topic=to_topic, deadline_s=deadline)
+        summary = publish(records, servers, topic=to_topic, deadline_s=deadline, settings=settings)
         counts = {"acknowledged": summary.acknowledged, "waiting": summary.waiting, "dead": summary.dead}
         print_counts(counts, as_json=as_json)
         if summary.waiting or summary.dead:
@@ -104,11 +112,14 @@ def _of_archive(out: Path, object_id: str | None, span: _Span) -> Iterator[Recor
     return archived(out, object_id=object_id, since=since, until=until)
 
 
-def _of_kafka(kafka: str, topic: str, span: _Span) -> Iterator[Record]:
+def _of_kafka(servers: str, topic: str, span: _Span, settings: KafkaConfig) -> Iterator[Record]:
     from ks4diff.io import listen
 
     since, until = span
-    return (alert.record for alert in listen.replay(kafka, topic=topic, since=since, until=until))
+    return (
+        alert.record
+        for alert in listen.replay(servers, topic=topic, since=since, until=until, settings=settings)
+    )
 
 
 def _paced(records: Iterator[Record], rate: float | None) -> Iterator[Record]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ks4diff.cli.alerts_options import DEFAULT_TOPIC, JsonOption, TopicOption
+from ks4diff.cli.alerts_options import ConfigOption, JsonOption, TopicOption, source_of
 from ks4diff.cli.alerts_show import print_counts
 from ks4diff.products.errors import ConfigError
 
@@ -20,7 +20,8 @@ def status(
     kafka: Annotated[
         str | None, typer.Option(metavar="HOST:PORT[,...]", help="Also tell of the topic there.")
     ] = None,
-    topic: TopicOption = DEFAULT_TOPIC,
+    topic: TopicOption = None,
+    config: ConfigOption = None,
     group: Annotated[
         str | None, typer.Option(metavar="NAME", help="This consumer group alone; else all.")
     ] = None,
@@ -48,11 +49,10 @@ def status(
             for reason, count in box.reasons.items():
                 typer.echo(f"{count} undelivered: {reason}")
     if kafka is not None:
-        from ks4diff.io.kafka_settings import check_topic
         from ks4diff.io.places import topic_state
 
-        check_topic(topic)
-        state = topic_state(kafka, topic, group=group)
+        _, topic, settings = source_of(kafka, topic, config)
+        state = topic_state(kafka, topic, group=group, settings=settings)
         found |= {"topic": topic, "messages": state.messages, "lag": state.lag}
         if not as_json:
             typer.echo(f"topic {topic}: {state.messages} messages")

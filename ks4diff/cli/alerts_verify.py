@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ks4diff.cli.alerts_options import DEFAULT_TOPIC, JsonOption, OutArgument, TopicOption
+from ks4diff.cli.alerts_options import ConfigOption, JsonOption, OutArgument, TopicOption, source_of
 from ks4diff.cli.alerts_show import print_counts
 from ks4diff.products.errors import InputError
 
@@ -22,7 +22,8 @@ def verify(
     kafka: Annotated[
         str | None, typer.Option(metavar="HOST:PORT[,...]", help="Kafka servers to compare with.")
     ] = None,
-    topic: TopicOption = DEFAULT_TOPIC,
+    topic: TopicOption = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare OUT's archived alerts with their index and outbox, and with what Kafka holds.
@@ -33,14 +34,13 @@ def verify(
 
     Example: ks4diff alerts verify out --kafka localhost:9092
     """
-    from ks4diff.io.kafka_settings import check_topic
     from ks4diff.io.outbox_fates import read_fates
     from ks4diff.pipeline.verify import check_archive, check_kafka
 
-    check_topic(topic)
+    _, topic, settings = source_of(kafka, topic, config)
     archive = check_archive(out)
     fates = read_fates(out / "outbox.db") if (out / "outbox.db").is_file() else None
-    found = None if kafka is None else check_kafka(archive, kafka, topic)
+    found = None if kafka is None else check_kafka(archive, kafka, topic, settings)
     counts, findings = _counts(archive, fates, found), list(_findings(archive, fates, found))
     if as_json:
         typer.echo(json.dumps({**counts, "findings": findings}))

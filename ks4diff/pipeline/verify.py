@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ks4diff.io.archive import archived_files
+from ks4diff.io.kafka_settings import KafkaConfig
 from ks4diff.io.listen import Choice, NoTopic, replay
 from ks4diff.io.packets import read_container, without_times
 from ks4diff.io.received import Received
@@ -85,13 +86,15 @@ def check_archive(out: Path) -> ArchiveCheck:
     return check
 
 
-def check_kafka(archive: ArchiveCheck, servers: str, topic: str) -> KafkaCheck:
+def check_kafka(
+    archive: ArchiveCheck, servers: str, topic: str, settings: KafkaConfig | None = None
+) -> KafkaCheck:
     """Return what Kafka holds of an archive: all of the topic is read, and its ``.test`` where needed.
 
     Raises
     ------
     ConfigError
-        When ``servers`` is malformed.
+        When ``servers`` or ``settings`` are malformed.
     InputError
         When no server answers.
 
@@ -101,7 +104,7 @@ def check_kafka(archive: ArchiveCheck, servers: str, topic: str) -> KafkaCheck:
     different: dict[str, list[str]] = {}
     extra: dict[str, None] = {}
     withdrawn: dict[str, None] = {}
-    for received in _messages(servers, sorted(topics)):
+    for received in _messages(servers, sorted(topics), settings):
         record, known = received.record, archive.alerts.get(received.id)
         taken_back = (record.get("withdrawal") or {}).get("alertId")
         if taken_back in archive.alerts:
@@ -123,10 +126,10 @@ def check_kafka(archive: ArchiveCheck, servers: str, topic: str) -> KafkaCheck:
     )
 
 
-def _messages(servers: str, topics: Iterable[str]) -> Iterable[Received]:
+def _messages(servers: str, topics: Iterable[str], settings: KafkaConfig | None) -> Iterable[Received]:
     for topic in topics:
         try:
-            yield from replay(servers, topic=topic, choice=Choice(copies=True))
+            yield from replay(servers, topic=topic, choice=Choice(copies=True), settings=settings)
         except NoTopic as absent:  # so all that should be there is missing
             log.warning("%s", absent)
 

@@ -105,7 +105,9 @@ def test_json_has_no_nan_and_no_bytes():
         (["resend", "{}", "--kafka", "localhost"], ConfigError, "HOST:PORT"),
         (["resend", "{}"], ConfigError, "no Kafka servers"),
         (["withdraw", "{}", "a", "--reason", "b", "--kafka", "h:1"], InputError, "no such archive"),
+        (["tail"], ConfigError, "no Kafka servers"),
         (["tail", "--kafka", "localhost"], ConfigError, "HOST:PORT"),
+        (["status"], ConfigError, "name a run's folder"),
         (["tail", "--kafka", "localhost:1", "--topic", "a b"], ConfigError, "topic 'a b'"),
     ],
 )
@@ -119,7 +121,7 @@ def test_bad_input_is_told_in_one_line(tmp_path, arguments, kind, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["tail"], ["withdraw", "x", "y"], ["show"], ["tail", "--kafka", "h:1", "--limit", "0"]]
+    "arguments", [["tail", "x"], ["withdraw", "x", "y"], ["show"], ["tail", "--kafka", "h:1", "--limit", "0"]]
 )
 def test_bad_usage_is_exit_2(arguments):
     assert run(*arguments).exit_code == 2
@@ -212,6 +214,25 @@ def test_tail_with_cuts_in_a_group(kafka_broker, tmp_path):
     assert shown.stdout.splitlines() == [alert_line(make_records(1, first=4)[0])]
     state = run("status", *options[:4], "--group", topic)
     assert state.stdout == f"topic {topic}: 7 messages\ngroup {topic}: 0 still to read\n"
+
+
+@pytest.mark.kafka
+def test_every_reader_goes_where_the_configuration_says(kafka_broker, tmp_path):
+    """Servers and topic of [kafka]; its TLS and SASL are those of the producers, tested with them."""
+    topic = f"test.{uuid.uuid4().hex[:12]}"
+    config = tmp_path / "kafka.toml"
+    config.write_text(f'[kafka]\nservers = "{kafka_broker.servers}"\ntopic = "{topic}"\n')
+    filled(tmp_path, make_records(2), kafka=kafka_broker.servers, topic=topic)
+    lines = sorted(alert_line(record) for record in make_records(2))
+    words = ("--config", config)
+    for command in (("tail", "--from-beginning", "--limit", 2), ("replay",)):
+        assert sorted(run(*command, *words).stdout.splitlines()) == lines
+    explicit = ("--kafka", kafka_broker.servers)
+    assert "in kafka 2, missing 0" in run("verify", tmp_path, *explicit, *words).stdout
+    assert f"topic {topic}: 2 messages" in run("status", *explicit, *words).stdout
+    config.write_text('[kafka]\nca_file = "/gone.pem"\n')
+    for command in ("tail", "replay"):
+        assert "no file /gone.pem" in str(run(command, *explicit, *words).exception)
 
 
 @pytest.mark.kafka
