@@ -202,7 +202,7 @@ def _coming(
             places.commit()
             lag.tell()
     finally:
-        places.commit()
+        places.finish()
 
 
 def _is_over(lag: Lag, quiet_s: float, timeout_s: float | None) -> bool:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _ANSWER_MS = 10_000
 _LAG_EVERY_S = 10.0
+_TRIES = 50  # to commit while a group shares out its partitions, 0.1 s each
 
 Polled = Mapping[TopicPartition, list[Any]]
 
@@ -78,16 +79,30 @@ class Places:
         """Take down that a message has been dealt with."""
         self._done[partition] = offset + 1
 
-    def commit(self) -> None:
-        """Commit the places in partitions that are still ours; a failure brings copies, and no loss."""
+    def commit(self) -> bool:
+        """Commit the places in partitions that are still ours; a failure brings copies, and no loss.
+
+        Returns False when the group is just sharing out its partitions anew: to be tried again after a poll.
+        """
         ours = self._consumer.assignment()
         places = {one: OffsetAndMetadata(n, "", -1) for one, n in self._done.items() if one in ours}
-        self._done.clear()
         try:
             if places and self._group:
                 self._consumer.commit(places, timeout_ms=_ANSWER_MS)
+        except kafka_errors.RebalanceInProgressError:
+            return False
         except kafka_errors.KafkaError as error:
             log.warning("the place in the topic was not committed (%s): copies may come", reason_of(error))
+        self._done.clear()
+        return True
+
+    def finish(self) -> None:
+        """Commit what is left, before the reader goes."""
+        for _ in range(_TRIES):
+            if self.commit():
+                return
+            self._consumer.poll(timeout_ms=100)  # what it brings is left to whoever reads next
+        log.warning("the place in the topic was not committed: copies may come")
 
     def _position(self, partition: TopicPartition) -> int:
         return self._consumer.position(partition, timeout_ms=_ANSWER_MS)

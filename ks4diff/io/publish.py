@@ -39,12 +39,13 @@ def publish(
     """
     acknowledged, rest = 0, iter(records)
     with tempfile.TemporaryDirectory(prefix="ks4diff-") as folder:
-        sink = KafkaSink(Outbox(Path(folder) / "outbox.db"), AlertProducer(servers, settings), topic=topic)
+        outbox, producer = Outbox(Path(folder) / "outbox.db"), AlertProducer(servers, settings)
+        sink = KafkaSink(outbox, producer, topic=topic, settings=settings)
         try:
             while batch := list(islice(rest, _BATCH)):
                 for exposure, group in groupby(batch, itemgetter("exposure")):
                     sink.emit(exposure, list(group))
-                summary = sink.flush(deadline_s)
+                summary = sink.flush(deadline_s, patient=True)
                 acknowledged += summary.acknowledged
                 if summary.waiting:
                     break

@@ -35,7 +35,7 @@ def send(kafka_broker, topic, tmp_path):
 
     def put(records):
         sink.emit("e", records)
-        assert sink.flush(ENOUGH_S).waiting == 0
+        assert sink.flush(ENOUGH_S, patient=True).waiting == 0
 
     yield put
     sink.close()
@@ -135,11 +135,11 @@ class TestTail:
     def test_a_place_that_cannot_be_committed_is_told_and_holds_nobody_up(
         self, kafka_broker, topic, send, monkeypatch, caplog
     ):
-        monkeypatch.setattr(places, "_ANSWER_MS", 300)
         send(make_records(3, object_id="KS4-24one"))
         alerts = tail(kafka_broker.servers, topic=topic, from_beginning=True, group=topic)
         next(alerts)
         next(alerts)
+        monkeypatch.setattr(places, "_ANSWER_MS", 300)
         kafka_broker.pause()
         started = time.monotonic()
         try:
