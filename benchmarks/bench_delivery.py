@@ -155,7 +155,7 @@ def main() -> None:
     finally:
         broker.close()
     print(f"ready packets: {rate:.0f} a second of one core (limit {LIMIT_RATE:.0f})")
-    sys.exit(rate < LIMIT_RATE)
+    sys.exit(int(rate < LIMIT_RATE))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def main() -> None:
                 verdict = run_schedule(schedule, broker, Path(folder))
             met.append((schedule, verdict))
             told = f"{verdict.consumed} of {verdict.archived} alerts, {verdict.copies} copies"
+            told += ", outbox was full" if verdict.was_full else ""
             ending = "; ".join(verdict.broken) or "holds"
             print(f"{schedule}: {verdict.kills} kills, {told}, {verdict.seconds:.1f} s: {ending}", flush=True)
     finally:

@@ -19,11 +19,10 @@ from ks4diff.cli.alerts_options import (
     MinRbOption,
     SaveOption,
     TopicOption,
-    source_of,
+    needed_source,
     wanted_by,
 )
 from ks4diff.cli.alerts_show import print_alert, save_alert
-from ks4diff.products.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +64,7 @@ def tail(  # noqa: PLR0913 - a command's options are one each for people, not co
     from ks4diff.io import listen
     from ks4diff.io.seen import Seen
 
-    servers, topic, settings = source_of(kafka, topic, config)
-    if servers is None:
-        raise ConfigError("no Kafka servers: give --kafka HOST:PORT, or [kafka] servers in --config")
+    servers, topic, settings = needed_source(kafka, topic, config)
     logging.getLogger(listen.__name__).setLevel(logging.INFO)
     choice = listen.Choice(
         wanted=wanted_by(min_rb, expression, cone, event), seen=None if seen is None else Seen(seen)

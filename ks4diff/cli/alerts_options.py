@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ks4diff.products.errors import ConfigError
+
 if TYPE_CHECKING:
     from ks4diff.io.kafka_settings import KafkaConfig
 
@@ -66,6 +68,14 @@ def source_of(
     topic = topic or settings.topic
     check_topic(topic)
     return servers_of(kafka, settings), topic, settings
+
+
+def needed_source(kafka: str | None, topic: str | None, config: Path | None) -> tuple[str, str, KafkaConfig]:
+    """Return what `source_of` does; ConfigError also when nothing names a server."""
+    servers, topic, settings = source_of(kafka, topic, config)
+    if servers is None:
+        raise ConfigError("no Kafka servers: give --kafka HOST:PORT, or [kafka] servers in --config")
+    return servers, topic, settings
 
 
 def wanted_by(

@@ -10,31 +10,31 @@ from typing import Annotated, Any
 
 import typer
 
-from ks4diff.cli.alerts_options import JsonOption, OutArgument
+from ks4diff.cli.alerts_options import (
+    ConfigOption,
+    JsonOption,
+    KafkaOption,
+    OutArgument,
+    TopicOption,
+    needed_source,
+)
 from ks4diff.cli.alerts_show import print_counts
 
 log = logging.getLogger(__name__)
 
 _DEADLINE_S = 60.0
 DeadlineOption = Annotated[float, typer.Option(min=1, help="Give up after this many seconds.")]
-ConfigOption = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings of the run.")]
-ServersOption = Annotated[
-    str | None,
-    typer.Option("--kafka", metavar="HOST:PORT[,...]", help="Servers, if not the settings'."),
-]
 
 
 def resend(
     out: OutArgument,
-    kafka: ServersOption = None,
+    kafka: KafkaOption = None,
     deadline: DeadlineOption = _DEADLINE_S,
     database: Annotated[
         str | None, typer.Option(metavar="URL", help="History that the run was given, if one was.")
     ] = None,
     config: ConfigOption = None,
-    topic: Annotated[
-        str | None, typer.Option(help="Topic of alerts that waited for the history, or for room.")
-    ] = None,
+    topic: TopicOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send every alert of OUT's outbox that Kafka has not acknowledged, refused ones too.
@@ -68,9 +68,9 @@ def withdraw(
     out: OutArgument,
     alert_id: Annotated[str, typer.Argument(metavar="ALERTID", help="Of the alert to take back.")],
     reason: Annotated[str, typer.Option(help="Why, for people.")],
-    kafka: ServersOption = None,
+    kafka: KafkaOption = None,
     config: ConfigOption = None,
-    topic: Annotated[str | None, typer.Option(help="Topic that the alert went to.")] = None,
+    topic: TopicOption = None,
     deadline: DeadlineOption = _DEADLINE_S,
 ) -> None:
     """Take an alert back: archive a withdrawal of it in OUT, and send that to the alert's topic.
@@ -100,13 +100,9 @@ def withdraw(
 def _where(kafka: str | None, topic: str | None, config: Path | None) -> dict[str, Any]:
     """Return servers, topic and settings that a sink is opened with."""
     from ks4diff.io.sinks import check_destination
-    from ks4diff.pipeline.config import read_config
-    from ks4diff.products.errors import ConfigError
 
-    settings = read_config(config).kafka
-    servers = check_destination(kafka, topic, settings)
-    if servers is None:
-        raise ConfigError("no Kafka servers: give --kafka HOST:PORT, or [kafka] servers in --config")
+    servers, topic, settings = needed_source(kafka, topic, config)
+    check_destination(servers, topic, settings)
     return {"servers": servers, "topic": topic, "settings": settings}
 
 
