@@ -8,12 +8,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ks4diff.io.outbox_file import check_room, open_file, writing
+from ks4diff.io.outbox_file import check_room, open_file, reading, writing
 from ks4diff.products.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -262,18 +262,12 @@ def read_status(path: str | os.PathLike[str]) -> OutboxStatus:
         When there is no outbox at ``path``, or it cannot be read.
 
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such outbox")
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30.0)) as db:
-            reasons = db.execute(
-                "SELECT reason, count(*) FROM outbox WHERE state != ? AND reason IS NOT NULL GROUP BY reason",
-                (State.ACKNOWLEDGED,),
-            )
-            return OutboxStatus(counts=_counts(db), reasons=dict(reasons))
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"{path}: not a usable outbox ({error})") from error
+    with reading(path) as db:
+        reasons = db.execute(
+            "SELECT reason, count(*) FROM outbox WHERE state != ? AND reason IS NOT NULL GROUP BY reason",
+            (State.ACKNOWLEDGED,),
+        )
+        return OutboxStatus(counts=_counts(db), reasons=dict(reasons))
 
 
 def _counts(db: sqlite3.Connection) -> dict[str, int]:

@@ -7,8 +7,10 @@ import os
 import resource
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+
+from ks4diff.products.errors import InputError
 
 # Payloads have a table of their own: a change of state then writes 200 bytes, not the 40 kB beside them.
 _SCHEMA = (
@@ -63,6 +65,26 @@ def open_file(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    """Give a connection that changes nothing, also while the outbox is in use.
+
+    Raises
+    ------
+    InputError
+        When there is no outbox at ``path``, or it cannot be read.
+
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such outbox")
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30.0)) as db:
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path}: not a usable outbox ({error})") from error
 
 
 @contextmanager
