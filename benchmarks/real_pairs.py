@@ -110,10 +110,12 @@ def line(name: str, done: SubtractedChip, event: tuple[float, float]) -> str:
     lags = whiteness(done.difference.difference, sky_of(done, event))
     words = " ".join(f"{lag} {value:+.3f}" for lag, value in lags.items())
     return (
-        f"{name}: event S_corr {table['scorr'][k]:+.1f} at {away[k]:.2f} px (first light {FIRST_LIGHT[name]:+.1f}); "
-        f"registration {done.registration.rms_pix:.3f} px; S_corr std {scorr_std(done.difference):.3f}, "
-        f"sky {scorr_std(done.difference, sky_of(done, event)):.3f}; bright stars: D {100 * star_rms(done):.2f} % "
-        f"of the peak, S_corr rms {left.rms:.2f}, dipoles {100 * left.dipoles:.0f} % of {left.n_stars}; "
+        f"{name}: event S_corr {table['scorr'][k]:+.1f} at {away[k]:.2f} px "
+        f"(first light {FIRST_LIGHT[name]:+.1f}); registration {done.registration.rms_pix:.3f} px; "
+        f"S_corr std {scorr_std(done.difference):.3f}, "
+        f"sky {scorr_std(done.difference, sky_of(done, event)):.3f}; "
+        f"bright stars: D {100 * star_rms(done):.2f} % of the peak, "
+        f"S_corr rms {left.rms:.2f}, dipoles {100 * left.dipoles:.0f} % of {left.n_stars}; "
         f"D's correlations {words}"
     )
 

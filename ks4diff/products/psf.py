@@ -26,7 +26,8 @@ class PsfField:
     ``mean`` float32 [n, n], n odd, sum 1; ``modes`` float32 [m, n, n], each sum 0, m may be 0;
     ``amplitudes`` Cells of [m, rows, columns]. ``error`` is no bound but a standard deviation: the rms
     expected of the core's (within one FWHM) most wrong pixel, how stars scatter about the model included, as
-    a fraction of the peak; ``fwhm`` pixels; both per cell. ``n_stars`` of the whole image.
+    a fraction of the peak; ``fwhm`` pixels; both per cell. ``white``: pixels err independently, as in a mean
+    of few stars, rather than as the width does. ``n_stars`` of the whole image.
     """
 
     mean: np.ndarray
@@ -35,9 +36,12 @@ class PsfField:
     error: Cells
     fwhm: Cells
     n_stars: int
+    white: bool = False
 
     @classmethod
-    def uniform(cls, psf: Psf, shape: tuple[int, int], *, error: float = 0.0) -> PsfField:
+    def uniform(
+        cls, psf: Psf, shape: tuple[int, int], *, error: float = 0.0, white: bool = False
+    ) -> PsfField:
         """Return the field that has one PSF everywhere on an image of ``shape``."""
         n = psf.stamp.shape[0]
         return cls(
@@ -47,6 +51,7 @@ class PsfField:
             error=Cells.constant(error, shape),
             fwhm=Cells.constant(psf.fwhm_pix, shape),
             n_stars=psf.n_stars,
+            white=white,
         )
 
     def at(self, x: float, y: float) -> np.ndarray:

@@ -58,7 +58,7 @@ def single_psf(
     kept = replace(
         stars, x=fitted[0], y=fitted[1], flux=fitted[2], fwhm=stars.fwhm[:n], clean=stars.clean[:n]
     )
-    return PsfField.uniform(psf, image.shape, error=error), kept
+    return PsfField.uniform(psf, image.shape, error=error, white=True), kept
 
 
 def gaussian(n: int, fwhm: float) -> np.ndarray:

@@ -128,7 +128,9 @@ def _filters(pair: Pair, rows: Span, columns: Span) -> tuple[zogy_patch.Filters,
         gain = image.gain / factor if config.source_noise else np.inf
         error = error if config.psf_noise else 0.0
         sides.append(
-            zogy_patch.PatchSide(psf, factor**2 * noise.sigma**2, noise.correlation, gain, float(error))
+            zogy_patch.PatchSide(
+                psf, factor**2 * noise.sigma**2, noise.correlation, gain, float(error), image.psf.white
+            )
         )
     shift = _value(pair.registration.error, x, y, pair.registration.rms_pix)
     shift2 = shift**2 if config.astrometric_noise else 0.0

@@ -291,6 +291,32 @@ class TestVariance:
         )
         assert both == pytest.approx(once, rel=1e-6)
 
+    def test_what_noise_of_the_psf_leaves_is_in_it(self):
+        """Stars whose PSF differs from the model's by 1 % of the peak in every core pixel."""
+        shape, error = (300, 330), 0.01
+        places = [(x, y, 4e5) for x in range(30, 305, 45) for y in range(30, 275, 45)]
+        sides = [Side(psf=p, gain=1.0) for p in self.PSFS]
+        offset = np.arange(31) - 15
+        core = np.hypot(offset[:, None], offset[None, :]) < 8
+
+        def known_of(rng):
+            parts = [
+                sum(
+                    stars(psf + error * psf.max() * core * rng.normal(size=psf.shape), [place], shape)
+                    for place in places
+                )
+                for psf in self.PSFS
+            ]
+            made = Plan(science=sides[0], template=sides[1], doubt=Doubt(psf=error)).exposed(
+                shape, rng, light=parts
+            )
+            chip, template = (
+                replace(side, psf=replace(side.psf, white=True)) for side in (made.chip, made.template)
+            )
+            return replace(made, chip=chip, template=template)
+
+        assert self.spread(known_of, places, n=6) == pytest.approx(1, abs=0.15)
+
 
 def test_noise_makes_as_many_peaks_as_its_psf_says():
     """Law 16: peaks beyond 3.5 sigma of both signs, against white noise filtered by the same P_D."""
