@@ -18,14 +18,19 @@ from benchmarks.acceptance_rows import shared_realdata
 from benchmarks.register_pairs import Case, Made, make, score
 from benchmarks.timing import best_of_five, machine
 from ks4diff.io.fits_image import read_chip
+from ks4diff.pipeline.config import PipelineConfig
+from ks4diff.pipeline.pair import match_chips
+from ks4diff.pipeline.report import Stopwatch
 from ks4diff.products.chip import CalibratedChip
 from ks4diff.products.errors import InputError, SkipChip
 from ks4diff.products.registration import Registration
 from ks4diff.stages.calibrate import CalibrateConfig, calibrate
 from ks4diff.stages.register import RegisterConfig, register
+from ks4diff.stages.subtract import subtract
 
 MOA = "MichaelDAlbrow+pyDIA/Example/Images"
 DENSITIES = (500, 1500, 5000, 15_000, 40_000, 100_000)
+BRIGHT_SN = 50.0
 PART_PIX = 800  # real frames are cut into parts of at least this size
 
 
@@ -162,11 +167,11 @@ def real(realdata: Path, n: int) -> None:
     )
 
 
-def moa(realdata: Path) -> None:
+def moa(realdata: Path, *, subtracted: bool) -> None:
     """Print the registration of each open MOA frame to 0028, and the medians and worst of its two rms.
 
     `Registration.rms_pix`, and of all stars weighted by their noise, which was ``rms_pix`` until commit
-    614c92e, when positions were centroids.
+    614c92e, when positions were centroids. ``subtracted``: what is left of bright stars too (`left_over`).
     """
     chips = {
         path.stem[-4:]: calibrate(read_chip(path), CalibrateConfig())
@@ -180,15 +185,49 @@ def moa(realdata: Path) -> None:
         if isinstance(answer, SkipChip):
             print(f"  MOA {name}: {answer}")
             continue
+        left = left_over(chip, chips["0028"]) if subtracted else ""
         print(
             f"  MOA {name} ({chip.psf.fwhm_pix:.1f} px): rms {answer.rms_pix:.3f} px of bright stars, "
             f"all weighted {answer.rms_weighted_pix:.3f}, {answer.n_matched} of {len(chip.stars)}, "
-            f"map's error {np.median(answer.error.values):.3f} px, degree {answer.degree}"
+            f"map's error {np.median(answer.error.values):.3f} px, degree {answer.degree}{left}",
+            flush=True,
         )
         found.append((answer.rms_pix, answer.rms_weighted_pix))
     for name, rms in zip(("bright", "weighted"), np.array(found).T, strict=True):
         held = f"{(rms <= 0.06).sum()} of {len(rms)} within 0.06"
         print(f"  rms {name}: {np.median(rms):.3f} px median, {rms.max():.3f} worst, {held}")
+
+
+def left_over(chip: CalibratedChip, template: CalibratedChip) -> str:
+    """Return what the difference shows at clean stars of S/N > 50, in words.
+
+    D / sigma is the rms over the pixels within half a FWHM, sigma the noise of a pixel of D without the
+    star's own light, so that a perfect difference of bright stars has more than 1; |S_corr| counts that
+    light and every stated error.
+    """
+    config = PipelineConfig()
+    chip, aligned, registration, match = match_chips(chip, template, config, Stopwatch())
+    difference = subtract(chip, aligned, match, registration, config.subtract)
+    stars = chip.stars
+    half = int(np.ceil(0.5 * chip.psf.fwhm_pix))
+    v, u = np.mgrid[-half : half + 1, -half : half + 1]
+    inside = np.hypot(u, v) <= 0.5 * chip.psf.fwhm_pix
+    height, width = difference.difference.shape
+    x, y = np.rint(stars.x).astype(int), np.rint(stars.y).astype(int)
+    area = 1 / float((chip.psf.stamp.astype(float) ** 2).sum())
+    snr = stars.flux / np.sqrt(chip.noise.sigma**2 * area + np.maximum(stars.flux, 0) / chip.gain)
+    use = stars.clean & (snr > BRIGHT_SN)
+    use &= (x >= half) & (y >= half) & (x < width - half) & (y < height - half)
+    rows, columns = y[use][:, None] + v[inside], x[use][:, None] + u[inside]
+    good = (difference.flags[rows, columns] == 0).all(axis=1)
+    sigma = difference.noise_map.at(stars.x[use], stars.y[use])
+    left = np.sqrt((difference.difference[rows, columns] ** 2).mean(axis=1)) / sigma
+    score = np.abs(difference.score_corr[y[use], x[use]])
+    low, high = np.percentile(left[good], (50, 90))
+    return (
+        f"; {good.sum()} stars of S/N > {BRIGHT_SN:g}: D/sigma {low:.1f} median, {high:.1f} for 90 %; "
+        f"|S_corr| {np.median(score[good]):.1f} median, {(score[good] > 5).mean():.2f} above 5"
+    )
 
 
 def timed() -> None:
@@ -207,6 +246,9 @@ def main() -> None:
         "--real", type=int, default=0, metavar="N", help="real star lists against wrong fields"
     )
     parser.add_argument("--moa", action="store_true", help="the open MOA series, frame by frame")
+    parser.add_argument(
+        "--subtracted", action="store_true", help="what is left of the MOA frames' bright stars too"
+    )
     parser.add_argument("--time", action="store_true", help="a whole chip of 70,000 stars")
     options = parser.parse_args()
     print(machine())
@@ -221,7 +263,7 @@ def main() -> None:
     if options.real:
         real(shared_realdata(), options.real)
     if options.moa:
-        moa(shared_realdata())
+        moa(shared_realdata(), subtracted=options.subtracted)
     if options.time:
         timed()
     print(f"{time.perf_counter() - start:.0f} s in all")
