@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
 from ks4diff.io.kafka_settings import KafkaConfig, client_options, parse_servers
-from ks4diff.io.places import Lag, Places
+from ks4diff.io.places import Lag, Places, position
 from ks4diff.io.received import Received, Record, decoded
 from ks4diff.io.seen import Seen
 from ks4diff.io.stream import knock, reason_of
@@ -221,7 +221,7 @@ def _held(consumer: KafkaConsumer, since: float | None) -> Iterator[Any]:
         for partition, found in consumer.offsets_for_times(wanted, timeout_ms=_ANSWER_MS).items():
             consumer.seek(partition, ends[partition] if found is None else found.offset)
     progress = time.monotonic()
-    while any(consumer.position(one, timeout_ms=_ANSWER_MS) < ends[one] for one in partitions):
+    while any(position(consumer, one) < ends[one] for one in partitions):
         for partition, messages in consumer.poll(timeout_ms=200, max_records=_AT_ONCE).items():
             yield from (message for message in messages if message.offset < ends[partition])
             progress = time.monotonic()
@@ -266,5 +266,5 @@ def _assign(consumer: KafkaConsumer, topic: str, *, from_beginning: bool) -> Non
     consumer.assign(partitions)
     (consumer.seek_to_beginning if from_beginning else consumer.seek_to_end)(*partitions)
     for partition in partitions:
-        consumer.position(partition)  # now, not at the first poll: "next to come" means from here on
+        position(consumer, partition)  # now, not at the first poll: "next to come" means from here on
     log.info("topic %s: listening to %d partitions", topic, len(partitions))

@@ -24,6 +24,18 @@ _TRIES = 50  # to commit while a group shares out its partitions, 0.1 s each
 Polled = Mapping[TopicPartition, list[Any]]
 
 
+def position(consumer: KafkaConsumer, partition: TopicPartition) -> int:
+    """Return the offset that a consumer is to read next; KafkaTimeoutError when the server does not say."""
+    found = _asked(consumer, partition)
+    if found is None:
+        raise kafka_errors.KafkaTimeoutError(f"no word on the place in {partition.topic}")
+    return found
+
+
+def _asked(consumer: KafkaConsumer, partition: TopicPartition) -> int | None:
+    return consumer.position(partition, timeout_ms=_ANSWER_MS)  # without a limit it may ask for ever
+
+
 class Places:
     """How far a reader has come in its partitions; those of a group are committed now and then.
 
@@ -62,7 +74,9 @@ class Places:
                 kept.pop(one, None)
                 self._consumer.seek_to_end(one)
             if place is None:
-                place = kept[one][0].offset if one in kept else self._position(one)
+                place = kept[one][0].offset if one in kept else _asked(self._consumer, one)
+                if place is None:
+                    continue  # asked again after the next poll
                 self._done[one] = place
             self._next[one] = place
         return kept
@@ -104,9 +118,6 @@ class Places:
             self._consumer.poll(timeout_ms=100)  # what it brings is left to whoever reads next
         log.warning("the place in the topic was not committed: copies may come")
 
-    def _position(self, partition: TopicPartition) -> int:
-        return self._consumer.position(partition, timeout_ms=_ANSWER_MS)
-
 
 class Lag:
     """Logs now and then how far behind a consumer is, and when Kafka does not answer."""
@@ -120,7 +131,7 @@ class Lag:
         """Return how many messages are to come in the reader's partitions; None where nobody answers."""
         try:
             ends = self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=_ANSWER_MS)
-            return sum(n - self._consumer.position(one, timeout_ms=_ANSWER_MS) for one, n in ends.items())
+            return sum(n - position(self._consumer, one) for one, n in ends.items())
         except kafka_errors.KafkaError:
             return None
 
