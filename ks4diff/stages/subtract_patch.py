@@ -76,15 +76,14 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     science, template, flags = _pixels(pair, rows, columns)
     unknown = _level_background(pair, rows, columns, (science, template), flags)
     inner = tuple(slice(pair.margin, pair.margin + s.stop - s.start) for s in (rows, columns))
-    framed = tuple(slice(part.start - 2, part.stop + 2) for part in inner)
     lost, bits = None, flags
     if flags.any():
         lost, bits = _holes(f, flags, science, template, pair.config)
-        lost, bits = (lost[0][:, *inner], lost[1][inner]), bits[inner]
     difference, s_n, s_r, light = zogy_patch.apply(f, science, template)
-    variance = terms(s_n[framed], s_r[framed], light[framed], errors, np.sqrt(f.score_flux))
+    variance = terms((s_n, s_r, light), inner, errors, np.sqrt(f.score_flux))
     score, error, taken = corrected(
-        (s_n[inner], s_r[inner]),
+        (s_n, s_r),
+        inner,
         (_sky_variance(pair, f, rows, columns) + np.float32(f.level2 * unknown), NODE_STEP),
         variance,
         lost,
@@ -93,7 +92,7 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     )
     own = flags[inner].copy()
     if taken is not None:
-        own[taken] |= bits[taken] & np.uint16(holes.OUTSIDE - 1)
+        own[taken] |= bits[inner][taken] & np.uint16(holes.OUTSIDE - 1)
     return PatchResult(
         difference=difference[inner] / np.float32(f.flux),
         score_corr=score,

@@ -14,6 +14,7 @@ from tests.strategies import SHAPES, gaussian, moffat
 
 PSFS = moffat(25, 3.0).astype(np.float32), moffat(31, 4.2).astype(np.float32)
 COLOUR = bilinear_covariance(0.24, 0.21) / bilinear_covariance(0.24, 0.21)[1, 1]
+FRAMED = slice(2, 68), slice(2, 81)  # what lies 2 px within the scores of `TestTerms`
 MARGIN = 62  # twice the larger stamp: nothing wraps
 
 
@@ -137,27 +138,26 @@ class TestTerms:
         twin = oracles.astrometric_variance(n.astype(float), r.astype(float), (0.2, 0.1))
         np.testing.assert_allclose(score_variance.astrometric(n, r, 0.2, 0.1), twin, rtol=1e-4, atol=1e-5)
         errors = score_variance.Errors(shift_x2=0.04, shift_y2=0.01)
-        variance = score_variance.terms(n, r, 0 * light, errors, 1.0)
+        variance = score_variance.terms((n, r, 0 * light), FRAMED, errors, 1.0)
         np.testing.assert_allclose(variance, twin[2:-2, 2:-2], rtol=1e-4, atol=1e-5)
 
     def test_light_counts_where_there_is_light_beyond_doubt(self):
         n, r, light = self.scores()
-        variance = score_variance.terms(n, r, light, score_variance.Errors(), 1.0)
+        variance = score_variance.terms((n, r, light), FRAMED, score_variance.Errors(), 1.0)
         n, r, light = (image[2:-2, 2:-2] for image in (n, r, light))
         sure = (np.maximum(n, r) > 10) | (np.minimum(n, r) > 4.5)
         none = (np.maximum(n, r) < 6) & (np.minimum(n, r) < 2.5)
         assert sure.any()
         np.testing.assert_allclose(variance[sure], light[sure], rtol=1e-6)
         assert not variance[none].any()
-        scale = score_variance.terms(
-            *(np.pad(image, 2) for image in (n, r, 0 * light)), score_variance.Errors(scale2=0.01), 1.0
-        )
+        padded = tuple(np.pad(image, 2) for image in (n, r, 0 * light))
+        scale = score_variance.terms(padded, FRAMED, score_variance.Errors(scale2=0.01), 1.0)
         np.testing.assert_allclose(scale, 0.01 * np.maximum(np.minimum(n, r), 0) ** 2, rtol=1e-5)
 
     def test_the_term_of_psf_errors_against_its_twin(self):
         n, r, light = self.scores()
         twin = oracles.psf_variance(n.astype(float), r.astype(float), 0.3)
-        variance = score_variance.terms(n, r, 0 * light, score_variance.Errors(bend2=0.3), 1.0)
+        variance = score_variance.terms((n, r, 0 * light), FRAMED, score_variance.Errors(bend2=0.3), 1.0)
         np.testing.assert_allclose(variance, twin[2:-2, 2:-2], rtol=1e-4, atol=1e-5)
 
     def test_the_corrected_score(self):
@@ -170,15 +170,21 @@ class TestTerms:
         sky = (nodes[j, i] * (1 - u) + nodes[j, i + 1] * u) * (1 - v) + (
             nodes[j + 1, i] * (1 - u) + nodes[j + 1, i + 1] * u
         ) * v
-        score, error, taken = score_variance.corrected((n, r), (nodes, step), more, None, flux=4.0, limit=0.1)
+        # the rectangle lies somewhere in larger planes
+        inner = slice(3, 73), slice(5, 88)
+        planes = tuple(np.pad(image, ((3, 1), (5, 2)), constant_values=9) for image in (n, r))
+        score, error, taken = score_variance.corrected(
+            planes, inner, (nodes, step), more, None, flux=4.0, limit=0.1
+        )
         np.testing.assert_allclose(score, (n - r) / np.sqrt(sky + more), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(error, np.sqrt(sky + more) / 4, rtol=1e-5)
         assert taken is None
         lost = np.random.default_rng(7).uniform(0, 0.5, (2, 70, 83)).astype(np.float32)
         fill = np.random.default_rng(8).uniform(0, 1.5, (70, 83)).astype(np.float32)
+        holes = np.pad(lost, ((0, 0), (3, 1), (5, 2))), np.pad(fill, ((3, 1), (5, 2)))
         kept = more.copy()
         score, error, taken = score_variance.corrected(
-            (n, r), (nodes, step), more, (lost, fill), flux=4.0, limit=0.1
+            planes, inner, (nodes, step), more, holes, flux=4.0, limit=0.1
         )
         total = sky * (1 - lost[1]) + fill**2 + more
         np.testing.assert_allclose(score, (n - r) / np.sqrt(total), rtol=1e-4, atol=1e-5)
