@@ -1,7 +1,8 @@
 """Tree ensembles as plain arrays: the mean of the trees' answers, and which feature brought it about.
 
 Nodes of all trees stand one after the other, each tree in depth-first order: a node's left child follows it.
-A sample goes left where its feature is at most the threshold; NaN goes where the node says.
+A sample goes left where its feature is at most the threshold; NaN goes where the node says. Both walks write
+that out: as a function of its own it takes half as long again.
 """
 
 from __future__ import annotations

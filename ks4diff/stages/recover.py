@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ks4diff.products.candidates import REJECTING_BITS, Candidates
 from ks4diff.products.difference import Difference
@@ -114,8 +115,8 @@ def near_any(table: np.ndarray, x: np.ndarray, y: np.ndarray, reach: float) -> n
     """Return bool [n]: rows with columns x and y that lie within ``reach`` pixels of one of the places."""
     if not len(x):
         return np.zeros(len(table), dtype=bool)
-    away = np.hypot(table["x"][:, None] - np.asarray(x), table["y"][:, None] - np.asarray(y))
-    return (away < reach).any(axis=1)
+    distance, _ = cKDTree(np.stack([x, y], axis=1)).query(_places(table))
+    return distance < reach
 
 
 def efficiency(
@@ -163,9 +164,12 @@ def _nearest(injected: np.ndarray, table: np.ndarray, which: np.ndarray) -> tupl
     rows = np.flatnonzero(which)
     if not len(rows):
         return np.zeros(len(injected), dtype=int), np.full(len(injected), np.inf)
-    d = np.hypot(table["x"][rows][None] - injected["x"][:, None], table["y"][rows] - injected["y"][:, None])
-    k = d.argmin(axis=1)
-    return rows[k], d[np.arange(len(injected)), k]
+    distance, nearest = cKDTree(_places(table[rows])).query(_places(injected))
+    return rows[nearest], distance
+
+
+def _places(table: np.ndarray) -> np.ndarray:
+    return np.stack([table["x"], table["y"]], axis=1).astype(np.float64)
 
 
 def share(count: int, trials: int, sigmas: float) -> Share:
