@@ -49,7 +49,10 @@ def installed(wheel, tmp_path_factory):
 def test_shared_files_are_inside(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for path in [*(ROOT / "alerts/schema").rglob("*.avsc"), *(ROOT / "templates/sample").iterdir()]:
+    latest = (ROOT / "models/latest.txt").read_text().strip()
+    folders = (ROOT / "templates/sample", ROOT / "models" / latest)
+    shared = [path for folder in folders for path in folder.iterdir()]
+    for path in [*(ROOT / "alerts/schema").rglob("*.avsc"), ROOT / "models/latest.txt", *shared]:
         assert f"ks4diff/_share/{path.relative_to(ROOT).as_posix()}" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
     assert max(len(name) for name in names) < 200

@@ -108,7 +108,8 @@ def _text(model: RbModel) -> str:
         "",
         f"`{model.version}`, features `{card['vector']}` ({card['definitions']}), licence {card['licence']}.",
         f"A random forest of {card['trees']} trees ({card['nodes']} nodes), its scores calibrated:",
-        f"`rb` is the probability to be real where {model.prior:.0%} of the candidates are.",
+        f"`rb` is the probability to be real where {model.prior:.0%} of the candidates are. Where a share q",
+        f"is, multiply its odds by q / (1 - q) / {model.prior / (1 - model.prior):.3g}.",
         "",
         f"Trained on {training['rows']} candidates ({training['real']} real) of {training['mpix']} Mpix in",
         f"{len(training['fields']['training'])} fields: {training['made_of']}. Training set",
@@ -123,7 +124,7 @@ def _text(model: RbModel) -> str:
     ]
     for name in ("test", "other_site"):
         lines += _measured(NAMES[name], card["metrics"][name])
-    lines += _shipped(card["metrics"]["held_out"])
+    lines += _shipped(card["metrics"]["held_out"], card["metrics"]["across_training_fields"])
     lines += _others(card["metrics"])
     lines += [f"![{name}]({name})" for name in PICTURES]
     return "\n".join(lines) + "\n"
@@ -156,15 +157,18 @@ def _measured(title: str, part: Mapping[str, Any]) -> list[str]:
     return [*rows, ""]
 
 
-def _shipped(part: Mapping[str, Any]) -> list[str]:
+def _shipped(part: Mapping[str, Any], across: Mapping[str, Any]) -> list[str]:
     """Return what the shipped threshold does in all that was held out."""
-    alerts, rules = part["alerts"], part["alerts_by_rules"]
+    alerts, rules, across = part["alerts"], part["alerts_by_rules"], across["alerts"]
     rows = [
         "## At the shipped threshold, all held-out fields",
         "",
         f"{alerts['false_alerts']} false alerts in {alerts['mpix']} Mpix ({alerts['nights']} images):",
         f"{_number(alerts['per_full_chip'])} per full chip of 85 Mpix, flags applied. The rules without a",
         f"model (`rules-0` at 0.5): {_number(rules['per_full_chip'])}.",
+        "",
+        f"In the training fields, each scored by a forest that never saw it: {across['false_alerts']} in",
+        f"{across['mpix']} Mpix, {_number(across['per_full_chip'])} per full chip.",
         "",
         "| sources, by the S/N to expect | n | become alerts | by rules |",
         "|---|---|---|---|",

@@ -141,7 +141,10 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
     held["held_out"] = Held(both, _calibrated(forest, both))
     threshold = lowest_threshold(*held["held_out"], config.false_per_chip)
     metrics = _metrics(held, threshold, config)
-    metrics["across_training_fields"] = telling(training, np.interp(across, *line), config.fit.prior)
+    metrics["across_training_fields"] = {
+        "telling": telling(training, np.interp(across, *line), config.fit.prior),
+        "alerts": alerts_at(training, np.interp(across, *line), threshold),
+    }
     if config.challengers:
         metrics["challengers"] = _challengers(training, test, config)
     doubts = write_doubts(paths[0].parent / DOUBTS, training, np.interp(across, *line))
