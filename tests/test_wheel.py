@@ -83,7 +83,10 @@ def test_help_runs_from_anywhere(installed, tmp_path):
 def test_demo_finds_its_event_from_anywhere(installed, tmp_path):
     done = run("-m", "ks4diff", "demo", "--out", "result", "--json", cwd=tmp_path, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stderr
-    (alert,) = json.loads(done.stdout)["alerts"]
+    # a star 18 px from a cosmic ray of the reference, brighter in all frames of that night, may be one, too
+    alert, *others = json.loads(done.stdout)["alerts"]
+    assert len(others) <= 1
+    assert alert["candidate"]["rbversion"].startswith("ks4rb-")
     assert alert["candidate"]["x"] == pytest.approx(278.7, abs=1.0)
     assert alert["candidate"]["y"] == pytest.approx(223.0, abs=1.0)
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
