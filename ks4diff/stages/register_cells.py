@@ -22,6 +22,10 @@ class CellConfig:
     local_stars: int = 30  # fewer do not tell a shift from their blends
     local_sigma: float = 5.0  # 324 cells of a chip reach 5 sigma by chance once in 900 chips
     floor_pix: float = 0.003  # error of the best map: what a polynomial leaves of KMTNet's distortion
+    # of terms that stars do not prove: a KMTNet chip's strongest bend, 50 px half a chip from its middle,
+    # is 0.04 px half-way across a cut-out of 256 px, where a few stars' noise would allow 0.2
+    bend_pix: float = 50.0
+    bend_reach_pix: float = 4608.0
     bad_error_pix: float = 0.15  # of the map: a ghost of 5 % of a star's peak at FWHM 3 px
     bad_rms_pix: float = 0.3  # of the stars' residuals, weighted
     bad_shift_pix: float = 0.05  # mean residual that many stars agree on
@@ -91,7 +95,8 @@ def verdicts(
         rms = np.where(n >= 3, np.sqrt(square / total), np.nan)
         excess = np.where(n >= 10, np.clip(0.5 * (mean**2).sum(axis=0) - mean_error**2, 0, None), 0.0)
         shifted = (np.hypot(*mean) > config.bad_shift_pix) & (np.hypot(*mean) > 4 * mean_error) & (n >= 10)
-    error = np.sqrt(_map_error(grid, fit) ** 2 + excess + config.floor_pix**2)
+    bend = config.bend_pix * (fit.map.scale / config.bend_reach_pix) ** fit.error_degree
+    error = np.sqrt(_map_error(grid, fit, bend) ** 2 + excess + config.floor_pix**2)
     bad = (error > config.bad_error_pix) | (rms > config.bad_rms_pix) | shifted
     values = {"n_stars": n, "residual_rms": rms, "error": error, "bad": bad}
     return {name: Cells(values=value.astype(np.float32), shape=shape) for name, value in values.items()}
@@ -117,11 +122,11 @@ def _sums(grid: Cells, j: np.ndarray, i: np.ndarray, values: np.ndarray) -> np.n
     return np.bincount(j * m + i, weights=values, minlength=n * m).reshape(n, m)
 
 
-def _map_error(grid: Cells, fit: Fit) -> np.ndarray:
+def _map_error(grid: Cells, fit: Fit, bend: float) -> np.ndarray:
     """Return the rms over each cell of the polynomial's standard error per axis, px.
 
     The noise of the terms that were fitted, and those that the stars showed but did not prove: of one degree
-    more the values found, or their noise where that is less.
+    more the values found, or their noise where that is less, or ``bend`` px, what such terms can be.
     """
     high, wide = grid.size
     x, y = grid.middles()
@@ -135,4 +140,6 @@ def _map_error(grid: Cells, fit: Fit) -> np.ndarray:
             own += np.einsum("nk,kl,nl->n", few, fit.own_covariance, few).reshape(x.shape)
             noise += np.einsum("nk,kl,nl->n", columns, fit.covariance, columns).reshape(x.shape)
             missed += 0.5 * ((fit.difference @ columns.T) ** 2).sum(axis=0).reshape(x.shape)
-    return np.sqrt((own + np.minimum(np.maximum(noise - own, 0), missed)) / len(WITHIN) ** 2)
+    places = len(WITHIN) ** 2
+    missed = np.minimum(np.minimum(np.maximum(noise - own, 0), missed), places * bend**2)
+    return np.sqrt((own + missed) / places)
