@@ -64,7 +64,9 @@ def fitted(table: Table, config: FitConfig, seed: int, kind: str = "forest"):
     weights = balanced_weights(table, config.flagged_weight)
     use = table.known & (weights > 0)
     model = new_classifier(kind, config, seed)
-    return model.fit(samples_of(table)[use], table.rows["real"][use], sample_weight=weights[use])
+    model.fit(samples_of(table)[use], table.rows["real"][use], sample_weight=weights[use])
+    # threads would add the trees' answers in the order in which they come: other last bits in each run
+    return model.set_params(n_jobs=1) if hasattr(model, "n_jobs") else model
 
 
 def raw_scores(model, table: Table) -> np.ndarray:

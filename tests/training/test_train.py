@@ -22,7 +22,7 @@ from ks4diff.training.table import balanced_weights, folds, read_table, split_fi
 from ks4diff.training.train import TrainConfig, train, train_config
 from tests.training_sets import write_field
 
-FIT = FitConfig(trees=12, threads=1)
+FIT = FitConfig(trees=12, threads=2)
 FIELDS = 12
 
 
