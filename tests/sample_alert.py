@@ -113,7 +113,6 @@ def make_candidate(**changes):
         field=412,
         target_name="0412.123-34",
         nbad=0,
-        rb_features="1",
         rb_reasons=("psf_corr 0.93", "fwhm_ratio 1.02"),
         measured=MEASURED,
     )
@@ -191,6 +190,7 @@ def make_alert(number=0, *, candidate=None, **changes):
             config_digest=hashlib.sha256(b"sample configuration").hexdigest(),
             template_ids=("ks4_0412_R", "ks4_0413_R"),
             model_id="rb-2026a",
+            rb_features="1",
             science_file="kmts.20240423.012345.kk.fits",
             seeing=4.0,
             template_seeing=3.1,

@@ -157,6 +157,7 @@ def _own_fields(alert: Alert, measured: AlertCandidate) -> Record:
         "sigmadec": arcsec(measured.decerr),
         "isdiffpos": "t" if measured.isdiffpos else "f",
         "nbad": int(measured.nbad),
+        "rb_features": alert.provenance.rb_features,
         **dict.fromkeys(_NOT_LOOKED_UP),
     }
 
@@ -166,7 +167,7 @@ _NOT_LOOKED_UP = ("ssdistnr", "ssmagnr", "ssnamenr", "sigmagnr", "sgscore1", "di
 _SAME_NAME = (
     *("jd", "mjd", "exptime", "filter", "site", "chip", "field", "target_name", "x", "y", "ra", "dec"),
     *("snr", "scorr", "magpsf", "sigmapsf", "magap", "diffmaglim", "fwhm", "elong", "flags", "injected"),
-    *("rb", "rbversion", "rbthreshold", "rb_features", "rb_flags", "rb_reasons"),
+    *("rb", "rbversion", "rbthreshold", "rb_flags", "rb_reasons"),
 )
 _OTHER_NAME = {
     "xErr": "xerr",

@@ -88,7 +88,6 @@ class AlertCandidate:
     target_name: str | None = None
     nbad: int = 0  # pixels without data among the middle 5x5
     injected: bool = False
-    rb_features: str | None = None
     rb_flags: tuple[str, ...] = ()
     rb_reasons: tuple[str, ...] = ()
     measured: Mapping[str, float | None] = default_of(default_factory=dict)

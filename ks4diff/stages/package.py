@@ -44,7 +44,6 @@ class _Shared:
     limit: float | None  # AB
     field: int | None
     model: str
-    features: str | None
     min_rb: float
     scoring: Scoring
 
@@ -96,7 +95,6 @@ def package(
         limit=magnitude(subtracted.limiting_flux, raw.zeropoint),
         field=_field_number(raw),
         model=provenance.model_id,
-        features=provenance.rb_features,
         min_rb=min_rb,
         scoring=scoring or Scoring(),
     )
@@ -210,7 +208,6 @@ def _candidate(candidates: Candidates, row: int, shared: _Shared, grid: StampGri
         rb=value("rb"),
         rbversion=shared.model,
         rbthreshold=shared.min_rb,
-        rb_features=shared.features,
         rb_flags=tuple(name for bit, name in sorted(scoring.flag_names.items()) if raised & bit),
         rb_reasons=scoring.reasons[row] if scoring.reasons else (),
         flags=flag_names(int(column["flags"])),

@@ -1,4 +1,4 @@
-"""What a real/bogus model is worth: missed and false shares, calibration and completeness, with intervals."""
+"""What a real/bogus model is worth: missed and false shares and calibration, with intervals."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
-from scipy.stats import chi2, rankdata
+from scipy.stats import rankdata
 
 from ks4diff.stages.recover import wilson
-from ks4diff.stages.sim.sky import CHANGING
 from ks4diff.training.fit import prior_weights
 from ks4diff.training.table import ALERT_SCORE, Table
 
-FULL_CHIP_MPIX = 9216 * 9232 / 1e6
 NORMAL_95 = 1.96
-FALSE_SHARES = (0.01, 0.001)
 MISSED_SHARE = 0.01
 BINS = 15  # of equal mass, of the calibration error
 SCORE_EDGES = (5.0, 6.0, 7.0, 8.0, 10.0, 20.0, np.inf)
 SEEING_EDGES = (0.0, 3.0, 4.0, np.inf)  # pixels: 1.2" and 1.6"
 BOOTSTRAPS = 200
-BLENDED_PIX = 12.0  # two and a half FWHM of a bad night
 
 
 class Sets(NamedTuple):
@@ -128,7 +123,7 @@ def with_interval(measure, real, real_field, bogus, bogus_field) -> dict[str, fl
             drawn.append(measure(*parts))
     drawn = [one for one in drawn if np.isfinite(one)]
     low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (np.nan, np.nan)
-    return {"value": _short(value), "low": _short(low), "high": _short(high)}
+    return {"value": rounded(value), "low": rounded(low), "high": rounded(high)}
 
 
 def share_row(hits: int, of: int) -> dict[str, float]:
@@ -136,13 +131,14 @@ def share_row(hits: int, of: int) -> dict[str, float]:
     low, high = wilson(hits, of, NORMAL_95)
     return {
         "n": int(of),
-        "value": _short(hits / of if of else np.nan),
-        "low": _short(low),
-        "high": _short(high),
+        "value": rounded(hits / of if of else np.nan),
+        "low": rounded(low),
+        "high": rounded(high),
     }
 
 
-def _short(value: float) -> float | None:
+def rounded(value: float) -> float | None:
+    """Return four digits of a number, None of what is none."""
     return None if not np.isfinite(value) else float(f"{value:.4g}")
 
 
@@ -205,100 +201,3 @@ def _seeing(table: Table) -> np.ndarray:
     }
     pairs = zip(table.field.tolist(), table.rows["night"], strict=True)
     return np.array([seeing[pair] for pair in pairs], dtype=np.float64)
-
-
-class Searched(NamedTuple):
-    """Images whose candidates may become alerts: their area (Mpix), and which rows and changes are theirs."""
-
-    mpix: float
-    nights: int
-    rows: np.ndarray
-    changes: np.ndarray
-
-
-def searched(table: Table) -> Searched:
-    """Return the images that were subtracted and not refused for their quality."""
-    good = (table.nights["mpix"] > 0) & (table.nights["quality"] != "fail")
-    pairs = set(zip(table.night_field[good].tolist(), table.nights["night"][good].tolist(), strict=True))
-    of = [
-        np.array([pair in pairs for pair in zip(fields.tolist(), nights.tolist(), strict=True)], dtype=bool)
-        for fields, nights in (
-            (table.field, table.rows["night"]),
-            (table.change_field, table.changes["night"]),
-        )
-    ]
-    return Searched(float(table.nights["mpix"][good].sum()), int(good.sum()), *of)
-
-
-def false_scores(table: Table, score: np.ndarray, seen: Searched) -> np.ndarray:
-    """Return the scores of what would be false alerts with a threshold of 0, highest first."""
-    rows = table.rows
-    use = seen.rows & table.unflagged & ~rows["real"] & (rows["round"] == 0)
-    use &= np.abs(rows["scorr"]) >= ALERT_SCORE
-    return np.sort(score[use & np.isfinite(score)])[::-1]
-
-
-def lowest_threshold(table: Table, score: np.ndarray, per_chip: float) -> float:
-    """Return the lowest score that leaves at most ``per_chip`` false alerts in the area of a full chip."""
-    seen = searched(table)
-    falling = false_scores(table, score, seen)
-    allowed = int(per_chip * seen.mpix / FULL_CHIP_MPIX)
-    if allowed >= len(falling):
-        return 0.0
-    return float(np.nextafter(falling[allowed], 2.0))
-
-
-def alerts_at(table: Table, score: np.ndarray, threshold: float) -> dict[str, Any]:
-    """Return false alerts per full chip at a threshold, and how many of the sources become alerts.
-
-    Sources count by the S/N that the difference should show, whether detected or not. The false alerts'
-    interval is Poisson's (Garwood 1936), shares have Wilson's, both of 95 %.
-    """
-    seen = searched(table)
-    n = int((false_scores(table, score, seen) >= threshold).sum())
-    chips = seen.mpix / FULL_CHIP_MPIX
-    low, high = (chi2.ppf(0.025, 2 * n) / 2 if n else 0.0), chi2.ppf(0.975, 2 * n + 2) / 2
-    passed = table.unflagged & (np.nan_to_num(score, nan=-1.0) >= threshold)
-    passed &= np.abs(table.rows["scorr"]) >= ALERT_SCORE
-    changes = table.changes
-    found = np.zeros(len(changes), dtype=bool)
-    has = changes["row"] >= 0
-    found[has] = passed[changes["row"][has]]
-    out: dict[str, Any] = {
-        "mpix": round(seen.mpix, 1),
-        "nights": seen.nights,
-        "false_alerts": n,
-        "per_full_chip": {
-            "value": _short(n / chips if chips else np.nan),
-            "low": _short(low / chips if chips else np.nan),
-            "high": _short(high / chips if chips else np.nan),
-        },
-    }
-    added = is_added(changes["tag"]) & seen.changes & ~beside_changes(table)
-    for name, low, high in (*_bins(), ("8", 8, np.inf)):
-        of = added & (changes["expected"] >= low) & (changes["expected"] < high)
-        out.setdefault("added", {})[name] = share_row(int(found[of].sum()), int(of.sum()))
-    for kind in CHANGING:
-        of = seen.changes & (changes["tag"] == kind) & (changes["expected"] >= ALERT_SCORE)
-        of &= np.isfinite(changes["expected"])
-        out.setdefault("sky", {})[kind] = share_row(int(found[of].sum()), int(of.sum()))
-    return out
-
-
-def beside_changes(table: Table) -> np.ndarray:
-    """Return bool [changes]: of added sources those that the simulated sky has a change of its own beside.
-
-    Two blended sources make one candidate: neither missing nor found says anything about one source.
-    """
-    changes = table.changes
-    at = np.stack([table.change_field, changes["night"], changes["x"], changes["y"]], axis=1)
-    at = at * (1e6, 1e5, 1, 1)  # so that other fields and nights are far
-    own = ~is_added(changes["tag"]) & (changes["expected"] > 3)
-    if not own.any():
-        return np.zeros(len(changes), dtype=bool)
-    distance, _ = cKDTree(at[own]).query(at)
-    return is_added(changes["tag"]) & (distance < BLENDED_PIX)
-
-
-def _bins() -> list[tuple[str, float, float]]:
-    return [(f"{low:g}-{high:g}", low, high) for low, high in pairwise(SCORE_EDGES)]

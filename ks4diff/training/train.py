@@ -19,6 +19,7 @@ from ks4diff.pipeline.config import build_config, read_toml
 from ks4diff.products.errors import InputError
 from ks4diff.products.model import Forest, RbModel
 from ks4diff.training.card import GOLDEN, card_of, golden_vectors
+from ks4diff.training.false_alerts import alerts_at, lowest_threshold
 from ks4diff.training.fit import (
     CHALLENGERS,
     FitConfig,
@@ -30,7 +31,7 @@ from ks4diff.training.fit import (
     scores_across,
 )
 from ks4diff.training.harvest import HarvestConfig, harvest, set_folder
-from ks4diff.training.measures import alerts_at, lowest_threshold, slices, telling
+from ks4diff.training.measures import slices, telling
 from ks4diff.training.page import write_page
 from ks4diff.training.table import HELD_OUT_SITE, Table, read_table, split_fields
 

@@ -276,7 +276,6 @@ class TestPackage:
         assert made.quality == subtracted.quality.verdict
         assert (seen.field, seen.target_name, seen.zeropoint) == (412, "0412.123-34", 26.4)
         assert (seen.rb_flags, seen.rb_reasons) == (("crowded", "few_pixels"), ("why",))
-        assert seen.rb_features == changed.result.provenance.rb_features
         assert seen.magap == pytest.approx(31.4 - 2.5 * np.log10(abs(seen.ap_flux)))
         assert self.sent(self.on_sky(changed, object="bulge"), changed)[0].candidate.field is None
 

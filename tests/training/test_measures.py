@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sklearn", reason="pip install 'ks4diff[train]'")
 
-from ks4diff.training.measures import (
+from ks4diff.training.false_alerts import (
     FULL_CHIP_MPIX,
     alerts_at,
+    false_scores,
+    lowest_threshold,
+    searched,
+)
+from ks4diff.training.measures import (
     auc,
     calibration_error,
-    false_scores,
     false_share,
     false_share_threshold,
-    lowest_threshold,
     missed_share,
-    searched,
     share_row,
 )
 from ks4diff.training.table import read_table
