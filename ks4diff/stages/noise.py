@@ -141,13 +141,14 @@ def _of_chip(chip: ReducedChip, box: Box, config: NoiseConfig, width: float = 0.
 def _less(model: NoiseModel, psf: PsfField, shared: np.ndarray, starlight: np.ndarray) -> NoiseModel:
     """Return a noise model with the powers ``shared`` and ``starlight`` on `GRID` taken from it.
 
-    The model's starlight is out of it already, nearly: of the shared one no more is taken than leaves its
-    fitted noise.
+    The model's starlight is out of it already, nearly: of the shared one no more is taken than leaves what is
+    noise by its shape. That is fitted to what is not shared, or it would hold 3 % of the other structure.
     """
     power = power_spectrum(model.sigma**2 * model.correlation, GRID)
+    own = np.maximum(power - shared, 0.0)
     psf_power = np.abs(transform(_cropped(psf.stamp, min(GRID)), GRID)) ** 2
-    fitted = _noise_power(_fit_power(power, _frequency() > LOWEST_FREQUENCY, psf_power))
-    left = np.maximum(power - shared - starlight, np.minimum(power - shared, fitted))
+    fitted = _noise_power(_fit_power(own, _frequency() > LOWEST_FREQUENCY, psf_power))
+    left = np.maximum(own - starlight, np.minimum(own, fitted))
     return _of_power(np.maximum(left, np.minimum(power, LEAST_NOISE * fitted)), len(model.correlation))
 
 
