@@ -79,7 +79,7 @@ def tell(outcome: Any, *, as_json: bool) -> None:
         print(f"exposures whose alerts wait for the history: {outcome.unassociated}; the next run goes on")
     if outcome.undelivered > outcome.unassociated:
         waiting = outcome.undelivered - outcome.unassociated
-        print(f"undelivered, in the outbox: {waiting}; ks4diff alerts resend tries again")
+        print(f"undelivered messages, in the outbox: {waiting}; ks4diff alerts resend tries again")
 
 
 def _hdu(text: str | None) -> int | str | None:

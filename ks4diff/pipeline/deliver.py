@@ -102,7 +102,7 @@ def run_pair(
     finally:
         sink.close()
     if delivery.waiting:
-        log.warning("%d alerts wait in %s", delivery.waiting, out / "outbox.db")
+        log.warning("%d messages wait in %s", delivery.waiting, out / "outbox.db")
     return Outcome(
         report=closed.report,
         records=closed.records,
