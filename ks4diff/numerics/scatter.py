@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import norm
 
 from ks4diff.numerics.jit import jit
 
@@ -31,9 +32,15 @@ def _sums(values, flags, among):
 
 
 def ring_scatter(
-    values: np.ndarray, flags: np.ndarray, at: np.ndarray, *, inner: float, outer: float
+    values: np.ndarray,
+    flags: np.ndarray,
+    at: np.ndarray,
+    *,
+    inner: float,
+    outer: float,
+    quantile: float = 0.5,
 ) -> np.ndarray:
-    """Return float64 [n]: 1.48 times the median |value| in a ring around each place.
+    """Return float64 [n]: a quantile of |value| in a ring around each place over that of a unit normal.
 
     Finite ``values`` float32 [y, x] count where ``flags`` [y, x] are 0, from ``inner`` (exclusive) to
     ``outer`` px of the pixel ``at`` int64 [2, n] (x, y); NaN where less than half of the ring counts.
@@ -43,12 +50,12 @@ def ring_scatter(
     radius = np.hypot(offset[:, None], offset[None, :])
     ring = np.argwhere((radius > inner) & (radius <= outer)) - half
     out = np.full(at.shape[1], np.nan)
-    _rings(values, flags, np.ascontiguousarray(at, dtype=np.int64), ring, out)
-    return 1.4826 * out
+    _rings(values, flags, np.ascontiguousarray(at, dtype=np.int64), ring, quantile, out)
+    return out / norm.ppf(0.5 + 0.5 * quantile)
 
 
 @jit
-def _rings(values, flags, at, ring, out):
+def _rings(values, flags, at, ring, quantile, out):
     rows, columns = values.shape
     around = np.empty(len(ring), dtype=np.float32)
     for n in range(at.shape[1]):
@@ -59,7 +66,7 @@ def _rings(values, flags, at, ring, out):
                 around[m] = abs(values[y, x])
                 m += 1
         if m > 0 and 2 * m >= len(ring):
-            out[n] = np.median(around[:m])
+            out[n] = np.quantile(around[:m], quantile)
 
 
 def excess_scatter(residual: np.ndarray, noise: np.ndarray) -> float:

@@ -160,7 +160,7 @@ def subtract_matched(
         candidates = flag_hits(candidates, chip, template, matched, config.hits)
         candidates = flag_trails(candidates, difference, config.trails)
         candidates = flag_ghosts(candidates, chip, config.ghosts, config.signature.crosstalk)
-        candidates = flag_residuals(candidates, difference, config.residuals)
+        candidates = flag_residuals(candidates, difference, template, config.residuals)
     with clock.step("score"):
         scene = Scene(chip, template, matched, difference)
         candidates, reasons = scored(candidates, scene, config.score)

@@ -134,6 +134,30 @@ def psf_flux(
     return np.where(enough, flux, np.nan), np.where(enough, error, np.nan)
 
 
+def masked_psf_flux(
+    template: AlignedTemplate, at: np.ndarray, listed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (flux [n] in template counts, bool [n]: its core is masked) of stars at places ``at`` [2, n].
+
+    Where pixels within one FWHM are masked, the flux is fitted to the good ones of the PSF's whole stamp and
+    the list's is not believed: a saturated star's may be too low by far; elsewhere it is the listed one.
+    """
+    x, y = at
+    core = stamps(template.image.flags, x, y, int(np.ceil(template.psf.fwhm_pix)), 0)
+    full = (core != 0).any(axis=(1, 2))
+    flux = np.array(listed, dtype=np.float64)
+    half = template.psf.stamp.shape[0] // 2
+    for k in np.flatnonzero(full):
+        place = x[k : k + 1], y[k : k + 1]
+        good = stamps(template.image.flags, *place, half, 1)[0] == 0
+        weight = np.where(good, np.maximum(template.psf.at(x[k], y[k]), 0), 0).astype(np.float64)
+        data = np.where(good, stamps(template.image.data, *place, half, 0.0)[0], 0)
+        if weight.any():
+            # what is next to the masked core rules: farther out the stamp is faded
+            flux[k] = max(flux[k], float((weight * data).sum() / (weight**2).sum()))
+    return flux, full
+
+
 def disc(half: int, radius: float) -> np.ndarray:
     """Return bool [2 half + 1, 2 half + 1]: within ``radius`` of the middle."""
     offset = np.arange(-half, half + 1)

@@ -169,7 +169,6 @@ def _finished(coefficients: np.ndarray, fwhm: float, *, level: bool = True) -> n
     centre = centred(freed_of_shifts(coefficients, fwhm), fwhm)
     out = np.stack([calm_wings(stamp, fwhm) for stamp in centre]) * fade
     # a change of width by 5 % moves a Moffat's wings beyond 3 FWHM by 1e-4 of the peak: less than their noise
-    # out[1:] *= taper(n, 2.0 * fwhm, 3.5 * fwhm)
     if not level:
         return out
     out /= out[0].sum()

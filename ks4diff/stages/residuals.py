@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ks4diff.numerics.scatter import ring_scatter
 from ks4diff.products.candidates import FLAG_BIT, Candidates
+from ks4diff.products.chip import AlignedTemplate
 from ks4diff.products.difference import Difference
 from ks4diff.stages.photometry import limiting_flux
+from ks4diff.stages.star_residuals import StarResidualsConfig, leftovers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +26,18 @@ class ResidualsConfig:
         3.0  # chi² per pixel of the PSF fit over what the local noise allows: sources have < 2 ...
     )
     faint: float = 10.0  # ... below this |S_corr|, where an error of the PSF cannot be seen
+    stars: StarResidualsConfig = field(default_factory=StarResidualsConfig)
 
 
-def flag_residuals(candidates: Candidates, difference: Difference, config: ResidualsConfig) -> Candidates:
+def flag_residuals(
+    candidates: Candidates, difference: Difference, template: AlignedTemplate, config: ResidualsConfig
+) -> Candidates:
     """Return the candidates with "residual" raised that rise little above a loud surrounding.
 
     The scatter is 1.48 times the median |S_corr| in a ring, which no single neighbour changes; where it is
     that of noise nothing is flagged. A faint peak that fits no PSF is flagged too: it stands on the core of a
-    star whose noise swallows the misfit. Scores stay what they are.
+    star whose noise swallows the misfit. So is what does not exceed what bright stars are measured to leave
+    at its place. Scores stay what they are.
     """
     table = candidates.table.copy()
     usual = limiting_flux(difference) / 5
@@ -49,4 +55,7 @@ def flag_residuals(candidates: Candidates, difference: Difference, config: Resid
     )
     loud = (scatter > config.loud) & (np.abs(table["scorr"]) < config.threshold * scatter)
     table["flags"][loud] |= FLAG_BIT["residual"]
+    left = leftovers(difference, template, config.stars).at(table["x"], table["y"])
+    by_star = (left > 0) & (np.abs(table["scorr"]) < config.threshold * np.sqrt(1 + left**2))
+    table["flags"][by_star] |= FLAG_BIT["residual"]
     return replace(candidates, table=table)

@@ -49,11 +49,13 @@ def test_a_ring_s_scatter_is_the_median_of_what_is_known_there():
     places = np.array([(20, 10), (40, 40), (35, 60), (2, 88), (66, 45)]).T
     y, x = np.mgrid[:90, :71]
     found = ring_scatter(values, flags, places, inner=2.5, outer=8.5)
-    for (px, py), scatter in zip(places.T, found, strict=True):
+    quarter = ring_scatter(values, flags, places, inner=2.5, outer=8.5, quantile=0.75)
+    for (px, py), scatter, other in zip(places.T, found, quarter, strict=True):
         away = np.hypot(x - px, y - py)
         known = (away > 2.5) & (away <= 8.5) & (flags == 0) & np.isfinite(values)
         if 2 * known.sum() < 208:  # pixels of a whole ring
             assert np.isnan(scatter)
         else:
-            assert scatter == pytest.approx(1.4826 * np.median(np.abs(values[known])), rel=1e-6)
+            assert scatter == pytest.approx(np.median(np.abs(values[known])) / 0.6744898, rel=1e-6)
+            assert other == pytest.approx(np.quantile(np.abs(values[known]), 0.75) / 1.1503494, rel=1e-6)
     assert np.isnan(found).tolist() == [True, False, False, True, False]

@@ -11,7 +11,6 @@ from ks4diff.numerics.hough import strongest_line
 from ks4diff.products.candidates import FLAG_BIT, Candidates, empty_table
 from ks4diff.products.difference import Difference
 from ks4diff.products.psf import Psf
-from ks4diff.stages.residuals import ResidualsConfig, flag_residuals
 from ks4diff.stages.trail_ridges import Trail, TrailsConfig, pieces
 from ks4diff.stages.trails import find_trails, flag_trails
 from tests import skies
@@ -98,34 +97,6 @@ def test_candidates_on_it_are_flagged_unless_they_outshine_it():
     flagged = flag_trails(found, difference(white), TrailsConfig()).table["flags"] & FLAG_BIT["trail"]
     assert (flagged != 0).tolist() == [True, False, False, False]
     assert (table == before).all()
-
-
-class TestResiduals:
-    def flagged(self, loudness, scorr, chi2=1.0):
-        white = noise(6)
-        white[240:360, 200:320] *= loudness
-        table = empty_table(1)
-        table["x"], table["y"], table["scorr"] = 260, 300, scorr
-        table["psf_chi2"] = chi2
-        before = table.copy()
-        found = Candidates(table=table, cutouts=np.empty((1, 0)), flux_unit="count")
-        out = flag_residuals(found, difference(white), ResidualsConfig()).table
-        assert table.tobytes() == before.tobytes()  # NaN is not equal to itself
-        return bool(out["flags"][0] & FLAG_BIT["residual"])
-
-    def test_a_peak_among_its_like_is_one(self):
-        assert self.flagged(3.0, 8.0)
-        assert self.flagged(3.0, -8.0)
-
-    def test_one_that_stands_out_or_stands_alone_is_none(self):
-        assert not self.flagged(3.0, 40.0)
-        assert not self.flagged(1.0, 5.1)
-
-    def test_a_faint_one_that_fits_no_psf_is_one(self):
-        assert self.flagged(1.0, 6.0, chi2=9.0)
-        assert not self.flagged(1.0, 6.0, chi2=1.8)
-        assert not self.flagged(1.0, 30.0, chi2=9.0)  # errors of the PSF show at high S/N
-        assert not self.flagged(1.0, 6.0, chi2=np.nan)
 
 
 def test_votes_are_those_of_a_plain_sum():
