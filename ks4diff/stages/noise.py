@@ -18,6 +18,7 @@ from ks4diff.products.psf import PsfField
 
 GRID = (64, 64)  # of the spectrum that is fitted; a covariance of a dozen lags needs no finer
 LEAST_NOISE = 0.93  # of the fitted noise power: its own error is some 5 %
+STOPPED = 1e-3  # of the squared transfer: less of it is no light
 LOWEST_FREQUENCY = 0.08  # cycles per pixel: below, the background's own errors rule
 THREADS = 2
 
@@ -142,13 +143,14 @@ def _less(model: NoiseModel, psf: PsfField, shared: np.ndarray, starlight: np.nd
     """Return a noise model with the powers ``shared`` and ``starlight`` on `GRID` taken from it.
 
     The model's starlight is out of it already, nearly: of the shared one no more is taken than leaves what is
-    noise by its shape. That is fitted to what is not shared, or it would hold 3 % of the other structure.
+    noise by its shape, less what both images share at frequencies that the PSF does not pass: no starlight.
     """
     power = power_spectrum(model.sigma**2 * model.correlation, GRID)
-    own = np.maximum(power - shared, 0.0)
     psf_power = np.abs(transform(_cropped(psf.stamp, min(GRID)), GRID)) ** 2
-    fitted = _noise_power(_fit_power(own, _frequency() > LOWEST_FREQUENCY, psf_power))
-    left = np.maximum(own - starlight, np.minimum(own, fitted))
+    fitted = _noise_power(_fit_power(power, _frequency() > LOWEST_FREQUENCY, psf_power))
+    beyond = psf_power < STOPPED * psf_power[0, 0]
+    fitted = fitted - (float(shared[beyond].mean()) if beyond.any() else 0.0)
+    left = np.maximum(power - shared - starlight, np.minimum(power - shared, fitted))
     return _of_power(np.maximum(left, np.minimum(power, LEAST_NOISE * fitted)), len(model.correlation))
 
 
