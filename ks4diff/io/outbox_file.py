@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from ks4diff.io import write_ahead
 from ks4diff.products.errors import InputError
 
 # Payloads have a table of their own: a change of state then writes 200 bytes, not the 40 kB beside them.
@@ -50,9 +51,8 @@ def open_file(path: Path) -> sqlite3.Connection:
         When the file is no outbox of this layout.
 
     """
-    db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+    db = write_ahead.connect(path)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")  # WAL alone may lose the last commits at a power cut
         db.execute("PRAGMA secure_delete = OFF")  # Debian's on writes zeros over all that was sent
         size = db.execute("PRAGMA page_size").fetchone()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
+from ks4diff.io import write_ahead
 from ks4diff.products.errors import InputError
 
 _REMEMBERED = 100_000  # ids: 10 MB, and some weeks of alerts above any sensible score
@@ -25,8 +26,7 @@ class Seen:
         name = ":memory:" if path is None else os.fspath(path)
         self._added = 0
         try:
-            self._db = sqlite3.connect(name, timeout=30.0, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db = write_ahead.connect(name)
             self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may bring copies, never a loss
             self._db.execute("CREATE TABLE IF NOT EXISTS seen (number INTEGER PRIMARY KEY, id TEXT UNIQUE)")
         except sqlite3.Error as error:
