@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from ks4diff.numerics.star_finder import find_maxima, measure_spots, touches_flag
@@ -13,6 +14,8 @@ from ks4diff.products.chip import ReducedChip, StarList
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import PixelFlag
 from ks4diff.stages.sky import over_strips
+
+TRAILED_PIX = 64.0  # side of the squares that tell whether a frame is trailed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ class StarsConfig:
     max_ellipticity: float = 0.35  # of a clean star, above the median
     hit_contrast: float = 3.4  # peak over the smoothed peak: a star of FWHM 1.7 px has 3.2, one hot pixel 7
     least_ratio: float = 0.35  # of the axes: pieces of bad columns and tracks of cosmic rays have less
-    trailed_ratio: float = 0.4  # median of the bright: a trailed frame has 0.2, one full of tracks 0.64, ...
+    trailed_ratio: float = 0.4  # of squares of the bright: a trailed frame has 0.2, one full of tracks 0.64
     column_ratio: float = 0.05  # thinner are bad columns, that no light makes
     trailed_contrast: float = 2.2  # a trail in seeing of 1.7 px has 1.8, a cosmic ray's line of pixels 2.6
     trailed_spots: int = 20  # ... told from so many of them
@@ -128,11 +131,18 @@ def _detections(
 
 
 def _refuse_trailed(found: Table, real: np.ndarray, variance: Cells, config: StarsConfig) -> None:
-    """Raise SkipChip where the bright sources are streaks: the telescope did not follow the sky."""
+    """Raise SkipChip where the bright sources are streaks: the telescope did not follow the sky.
+
+    Each square of the image speaks once, by the median of its sources: a satellite's trail makes hundreds of
+    peaks, more than a field has stars, but it crosses few squares.
+    """
     bright = real & (found["ratio"] > config.column_ratio) & (found["contrast"] < config.trailed_contrast)
     bright &= found["peak"] > config.clean_peak_sigma * np.sqrt(variance.at(found["x"], found["y"]))
     if bright.sum() >= config.trailed_spots:
-        ratio = float(np.median(found["ratio"][bright]))
+        squares = Cells(values=np.empty(cell_grid(variance.shape, TRAILED_PIX)), shape=variance.shape)
+        j, i = squares.cell_of(found["x"][bright], found["y"][bright])
+        square = j * squares.values.shape[1] + i
+        ratio = float(np.median(ndimage.median(found["ratio"][bright], square, np.unique(square))))
         if ratio < config.trailed_ratio:
             raise SkipChip("trailed", axis_ratio=ratio, limit=config.trailed_ratio)
 

@@ -219,6 +219,16 @@ def test_a_trailed_frame_is_refused_and_one_with_more_tracks_than_stars_is_not()
     assert nearest(found, stars.x, stars.y)[0].max() < 0.2
 
 
+def test_bad_columns_are_no_trailing():
+    """Dozens of peaks on one line, beside 12 stars: counted one by one they were most bright sources."""
+    stars = lone_stars(61, n=12)
+    data = skies.expose(SHAPE, stars.x, stars.y, stars.flux, skies.SHARP, 61)
+    column = 20 + int(np.argmin([np.abs(stars.x - x).min() < 12 for x in range(20, 330)]))
+    data[15:, column : column + 3] += 2400
+    found = find_stars(reduce_chip(skies.raw_chip(data, skies.SHARP), BackgroundConfig()), StarsConfig())
+    assert nearest(found, stars.x, stars.y)[0].max() < 0.2
+
+
 def test_isolated_against_the_loops():
     rng = np.random.default_rng(15)
     x, y, flux = rng.uniform(0, 60, 80), rng.uniform(0, 60, 80), rng.exponential(1.0, 80)
