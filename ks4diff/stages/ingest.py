@@ -8,6 +8,7 @@ import numpy as np
 import sep
 
 from ks4diff.numerics.noise import autocovariance
+from ks4diff.numerics.star_finder import measure_spots
 from ks4diff.products.chip import RawChip, ReducedChip, StarList
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.noise import NoiseModel
@@ -40,13 +41,18 @@ class IngestConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMeasures:
-    """What one block of a tile shows; maps float32 [rows, columns] of cells, stars in the tile's pixels."""
+    """What one block of a tile shows; maps float32 [rows, columns] of cells, stars in the tile's pixels.
+
+    ``peak`` of each star in sigma, ``width`` its FWHM in a Gaussian window, which brightness does not change
+    as it does that of the list, by the moments above a threshold: 2.8 to 4.4 px over 5 magnitudes.
+    """
 
     coverage: np.ndarray
     sigma: np.ndarray
     background: np.ndarray
     stars: StarList
     peak: np.ndarray
+    width: np.ndarray
     top: float
     n_top: int
 
@@ -99,7 +105,14 @@ def measure_block(
         none = np.zeros(0)
         stars = StarList(x=none, y=none, flux=none, fwhm=none, clean=none.astype(bool))
         return BlockMeasures(
-            coverage=coverage, sigma=empty, background=empty, stars=stars, peak=none, top=0.0, n_top=0
+            coverage=coverage,
+            sigma=empty,
+            background=empty,
+            stars=stars,
+            peak=none,
+            width=none,
+            top=0.0,
+            n_top=0,
         )
     mesh = min(config.mesh_pix, max(min(data.shape) // 4, 16))
     clean = np.where(bad, np.float32(0), data)
@@ -107,13 +120,14 @@ def measure_block(
     back, rms = found.back(dtype=np.float32), found.rms(dtype=np.float32)
     no_cell = coverage == 0
     top = float(clean[inner][~bad[inner]].max()) if not bad[inner].all() else 0.0
-    stars, peak = _find_stars(clean - back, bad, found.globalrms, (read, core), config)
+    stars, peak, width = _find_stars(clean - back, bad, found.globalrms, (read, core), config)
     return BlockMeasures(
         coverage=coverage,
         sigma=np.where(no_cell, np.nan, _cell_means(rms[inner], cell_pix)),
         background=np.where(no_cell, np.nan, _cell_means(back[inner], cell_pix)),
         stars=stars,
         peak=peak / found.globalrms,
+        width=width,
         top=top,
         n_top=int(np.count_nonzero(clean[inner] == top)),
     )
@@ -131,8 +145,8 @@ def _find_stars(
     rms: float,
     boxes: tuple[PixelBox, PixelBox],
     config: IngestConfig,
-) -> tuple[StarList, np.ndarray]:
-    """Return (stars whose centres lie in the core, their peaks); none is clean yet."""
+) -> tuple[StarList, np.ndarray, np.ndarray]:
+    """Return (stars whose centres lie in the core, their peaks, their widths); none is clean yet."""
     read, core = boxes
     sep.set_extract_pixstack(max(300_000, data.size // 2))
     sep.set_sub_object_limit(4096)
@@ -151,7 +165,9 @@ def _find_stars(
     # round and whole: what touches masked pixels or has two peaks is no model for a PSF
     whole = (found["flag"] == 0) & (found["b"] > 0.6 * found["a"])
     fwhm = 2.3548 * np.sqrt(0.5 * (found["a"] ** 2 + found["b"] ** 2))
-    return StarList(x=x, y=y, flux=found["flux"], fwhm=fwhm, clean=whole), found["peak"]
+    spots = np.stack([found["ypeak"], found["xpeak"]], axis=1)
+    width = measure_spots(data, spots, config.calibrate.stars.first_width_pix)["fwhm"]
+    return StarList(x=x, y=y, flux=found["flux"], fwhm=fwhm, clean=whole), found["peak"], width
 
 
 def sample_boxes(

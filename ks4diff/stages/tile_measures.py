@@ -87,13 +87,14 @@ def _joined_stars(
         np.concatenate([getattr(block.stars, name) for block in flat])
         for name in ("x", "y", "flux", "fwhm", "clean")
     )
-    peak = np.concatenate([block.peak for block in flat])
+    peak, width = (np.concatenate([getattr(block, name) for block in flat]) for name in ("peak", "width"))
     order = np.lexsort((x, y, -flux))
-    x, y, flux, fwhm, clean, peak = (v[order] for v in (x, y, flux, fwhm, clean, peak))
+    x, y, flux, fwhm, clean, peak, width = (v[order] for v in (x, y, flux, fwhm, clean, peak, width))
     bright = clean & (peak > config.clean_peak_sigma)
     if bright.any():
         size = psf.fwhm_pix if psf is not None else float(np.percentile(fwhm[bright], 30))
-        bright &= (fwhm > 0.7 * size) & (fwhm < 1.5 * size)
+        usual = float(np.percentile(width[bright], 30))
+        bright &= (width > 0.7 * usual) & (width < 1.5 * usual)
         noise = np.median([np.nanmedian(b.sigma) for b in flat if np.isfinite(b.sigma).any()])
         if saturation is not None:
             bright &= peak * noise < 0.9 * saturation

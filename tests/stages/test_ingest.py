@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from ks4diff.products.chip import RawChip
 from ks4diff.products.template import PixelBox
-from ks4diff.stages.ingest import IngestConfig, blocks, cell_size, measure_block, sample_boxes, widened
+from ks4diff.stages.ingest import (
+    IngestConfig,
+    blocks,
+    cell_size,
+    measure_block,
+    measure_sample,
+    sample_boxes,
+    widened,
+)
 from ks4diff.stages.tile_measures import join_blocks
+from tests.strategies import moffat
 from tests.tiles import draw, star_sky, tan_wcs
 
 SHAPE = (640, 900)
@@ -45,9 +55,6 @@ def tile(measured, drawn):
 
 
 def _joined(measured, image):
-    from ks4diff.products.chip import RawChip
-    from ks4diff.stages.ingest import measure_sample
-
     samples = []
     for n, box in enumerate([PixelBox(0, 340, 480, 640), PixelBox(520, 80, 900, 640)]):
         data = np.ascontiguousarray(image[box.y0 : box.y1, box.x0 : box.x1])
@@ -108,6 +115,22 @@ def test_every_bright_star_is_listed_once_with_its_flux(tile, drawn):
     assert np.median(tile.stars.flux[at] / flux[wanted]) == pytest.approx(0.97, abs=0.05)
     assert (np.diff(tile.stars.flux) <= 0).all()
     assert 20 < tile.stars.clean.sum() < len(tile.stars)
+
+
+def test_stars_of_all_brightnesses_show_the_psf():
+    """Unsaturated ones of peaks from 30 to 50,000 sigma, of Moffat's wings."""
+    shape, psf = (480, 520), moffat(61, 3.0)
+    image = np.random.default_rng(4).normal(0, 4, shape)
+    places = [(x, y) for x in range(40, 490, 40) for y in range(40, 450, 40)]
+    flux = np.geomspace(30, 5e4, len(places)) * 4 / psf.max()
+    for (x, y), f in zip(places, flux, strict=True):
+        image[y - 30 : y + 31, x - 30 : x + 31] += f * psf
+    image, box = image.astype(np.float32), PixelBox(0, 0, shape[1], shape[0])
+    block = measure_block(image, box, box, 20, CONFIG)
+    sample = measure_sample(RawChip(data=image, file="x", hdu="0"), CONFIG)
+    stars = join_blocks([[block]], [(0, 0, box, sample)], 20, None, CONFIG).stars
+    near = cKDTree(np.stack([stars.x, stars.y], axis=1)).query(places)[1]
+    assert stars.clean[near].mean() > 0.95
 
 
 def test_the_psf_is_measured(tile):
