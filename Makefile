@@ -15,7 +15,7 @@ demo: $(VENV)/.stamp-run ## subtract the shipped real pair; alerts, report and p
 	$(BIN)/ks4diff demo --out demo-out
 
 test: $(VENV)/.stamp-dev ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10
 
 lint: $(VENV)/.stamp-dev ## check style, format and the direction of imports
 	$(BIN)/ruff check .

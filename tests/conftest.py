@@ -21,38 +21,37 @@ def realdata() -> Path:
     """Return ../shared/realdata; skip where a user's clone lacks it, fail where CI must have it."""
     root = Path(__file__).resolve().parent.parent
     folder = Path(os.environ.get("KS4DIFF_SHARED") or root.parent / "shared") / "realdata"
-    if not folder.is_dir():
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{folder} is absent")
+    _need(None if folder.is_dir() else f"{folder} is absent", "real data")
     return folder
 
 
 @pytest.fixture(scope="session")
 def kafka_broker() -> Iterator[Any]:
     """Yield a running ``tests.broker.broker.Broker``; whoever kills it starts it again."""
-    from tests.broker.broker import Broker, missing_tools
+    from tests.broker import broker
 
-    problem = missing_tools()
-    if problem:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"Kafka broker: {problem}")
-    broker = Broker()
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.close()
+    _need(broker.missing_tools(), "Kafka broker")
+    yield from _running(broker.Broker())
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Any]:
     """Yield a running ``tests.postgres.server.Server``; whoever stops it starts it again."""
-    from tests.postgres.server import Server, missing_tools
+    from tests.postgres import server
 
-    problem = missing_tools()
+    _need(server.missing_tools(), "PostgreSQL")
+    yield from _running(server.Server())
+
+
+def _need(problem: str | None, what: str) -> None:
+    """Skip for a problem where tools may lack, fail where CI must have them."""
     if problem:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"PostgreSQL: {problem}")
-    server = Server()
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{what}: {problem}")
+
+
+def _running(thing: Any) -> Iterator[Any]:
     try:
-        server.start()
-        yield server
+        thing.start()
+        yield thing
     finally:
-        server.close()
+        thing.close()

@@ -22,7 +22,7 @@ def run(*command, cwd, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,  # every kernel is compiled anew: 300 s were not enough at a load of 17
     )
 
 
