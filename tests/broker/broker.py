@@ -50,7 +50,7 @@ broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=2000
 """
 
-# Beside it: TLS with a certificate of its own, and SASL by password.
+# Beside it, TLS with a certificate of its own: SASL by password, or a certificate of the client's.
 _SECURE = """\
 listener.name.secure.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
 listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
@@ -59,6 +59,11 @@ listener.name.secure.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.secu
 required;
 listener.name.secure.ssl.keystore.type=PEM
 listener.name.secure.ssl.keystore.location={data}/server.pem
+listener.name.mutual.ssl.keystore.type=PEM
+listener.name.mutual.ssl.keystore.location={data}/server.pem
+listener.name.mutual.ssl.truststore.type=PEM
+listener.name.mutual.ssl.truststore.location={data}/client.pem
+listener.name.mutual.ssl.client.auth=required
 """
 USER, PASSWORD = "alice", "not-a-secret"
 
@@ -108,22 +113,23 @@ def black_hole() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def make_certificate(certificate: Path, both: Path) -> None:
-    """Write a certificate of 127.0.0.1 that proves itself, and it with its key."""
-    key = both.with_suffix(".key")
+def make_certificate(certificate: Path) -> Path:
+    """Write a certificate of 127.0.0.1 that proves itself; return the file of its key, beside it."""
+    key = certificate.with_suffix(".key")
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     command += ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-    both.write_text(key.read_text() + certificate.read_text())
+    return key
 
 
 class Broker:
     """A broker in a process of its own: ``start``, ``pause``, ``resume``, ``kill``, ``stop``.
 
     Topics and messages survive ``kill`` and ``stop``; ``close`` removes them. The port stays the
-    same through restarts. With ``secure``, ``secure_servers`` speak TLS, proven by ``ca_file``, and ask for
-    ``USER`` and ``PASSWORD`` by SASL, PLAIN or SCRAM-SHA-512.
+    same through restarts. With ``secure``, ``secure_servers`` and ``mutual_servers`` speak TLS, proven by
+    ``ca_file``; the former ask for ``USER`` and ``PASSWORD`` by SASL, PLAIN or SCRAM-SHA-512, the latter for
+    the certificate of ``client_files``, (certificate, key).
     """
 
     def __init__(self, *, port: int | None = None, secure: bool = False) -> None:
@@ -139,12 +145,13 @@ class Broker:
         cluster = "ks4diffTestBroker00000"  # any 22 characters of base64
         words = ["format", "-t", cluster, "-c", str(self._config)]
         if secure:
-            port = free_port()
-            self.secure_servers = f"127.0.0.1:{port}"
-            make_certificate(self.ca_file, self._data / "server.pem")
-            text = text.replace(",CONTROLLER://", f",SECURE://127.0.0.1:{port},CONTROLLER://")
-            text = text.replace("advertised.listeners=", f"advertised.listeners=SECURE://127.0.0.1:{port},")
-            text = text.replace("protocol.map=", "protocol.map=SECURE:SASL_SSL,")
+            self.secure_servers, self.mutual_servers = (f"127.0.0.1:{free_port()}" for _ in range(2))
+            key = make_certificate(self.ca_file)
+            (self._data / "server.pem").write_text(key.read_text() + self.ca_file.read_text())
+            self.client_files = self._data / "client.pem", make_certificate(self._data / "client.pem")
+            more = f"SECURE://{self.secure_servers},MUTUAL://{self.mutual_servers},"
+            text = text.replace("listeners=PLAINTEXT", f"listeners={more}PLAINTEXT")
+            text = text.replace("protocol.map=", "protocol.map=SECURE:SASL_SSL,MUTUAL:SSL,")
             text += _SECURE.format(user=USER, password=PASSWORD, data=self._data)
             words += ["--add-scram", f"SCRAM-SHA-512=[name={USER},password={PASSWORD}]"]
         self._config.write_text(text, encoding="utf-8")

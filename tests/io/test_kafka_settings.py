@@ -104,37 +104,50 @@ class TestForReal:
 
     @pytest.mark.parametrize("sasl", ["PLAIN", "SCRAM-SHA-512"])
     def test_alerts_go_and_come_through_tls_and_sasl(self, secure_broker, tmp_path, sasl):
-        topic = f"test.{uuid.uuid4().hex[:12]}"
-        (tmp_path / "c.toml").write_text(
-            f'[kafka]\nservers = "{secure_broker.secure_servers}"\ntopic = "{topic}"\nuser = "{USER}"\n'
-            f'sasl = "{sasl}"\nca_file = "{secure_broker.ca_file}"\n'
-        )
-        settings = read_config(tmp_path / "c.toml").kafka
-        sink = open_sink(lambda exposure: tmp_path / "alerts.avro", tmp_path, settings=settings)
-        sink.emit("e", make_records(3))
-        assert sink.flush(30.0) == DeliverySummary(acknowledged=3)
-        sink.close()
-        options = {"topic": topic, "from_beginning": True, "limit": 3, "timeout_s": 30.0}
-        got = list(tail(settings.servers, **options, settings=settings))
-        assert {r.record["alertId"] for r in got} == {record["alertId"] for record in make_records(3)}
+        text = f'servers = "{secure_broker.secure_servers}"\nuser = "{USER}"\nsasl = "{sasl}"\n'
+        there_and_back(tmp_path, text + f'ca_file = "{secure_broker.ca_file}"\n')
+
+    def test_alerts_go_and_come_by_a_certificate_of_our_own(self, secure_broker, tmp_path):
+        certificate, key = secure_broker.client_files
+        text = f'servers = "{secure_broker.mutual_servers}"\nca_file = "{secure_broker.ca_file}"\n'
+        there_and_back(tmp_path, text + f'cert_file = "{certificate}"\nkey_file = "{key}"\n')
+
+    def test_without_our_certificate_alerts_wait(self, secure_broker, tmp_path):
+        settings = KafkaConfig(ca_file=str(secure_broker.ca_file))
+        reason = why_one_waits(tmp_path, secure_broker.mutual_servers, settings)
+        assert "wrong password or certificate?" in reason
 
     def test_a_wrong_password_waits_and_says_so(self, secure_broker, tmp_path, monkeypatch):
         monkeypatch.setenv("KS4DIFF_KAFKA_PASSWORD", "wrong")
         settings = KafkaConfig(ca_file=str(secure_broker.ca_file), sasl="PLAIN", user=USER)
-        producer = AlertProducer(secure_broker.secure_servers, settings)
-        sink = KafkaSink(Outbox(tmp_path / "outbox.db"), producer)
-        sink.emit("e", make_records(1))
-        assert sink.flush(20.0) == DeliverySummary(waiting=1)
-        sink.close()
-        assert "wrong password or certificate?" in next(iter(read_status(tmp_path / "outbox.db").reasons))
+        reason = why_one_waits(tmp_path, secure_broker.secure_servers, settings)
+        assert "wrong password or certificate?" in reason
 
     def test_an_unknown_certificate_is_not_trusted(self, secure_broker, tmp_path):
         settings = KafkaConfig(tls=True, sasl="PLAIN", user=USER)
-        sink = KafkaSink(
-            Outbox(tmp_path / "outbox.db"), AlertProducer(secure_broker.secure_servers, settings)
-        )
-        sink.emit("e", make_records(1))
-        assert sink.flush(20.0) == DeliverySummary(waiting=1)
-        sink.close()
+        why_one_waits(tmp_path, secure_broker.secure_servers, settings)
         with pytest.raises(InputError, match="no answer"):
             list(tail(secure_broker.secure_servers, topic="t", timeout_s=1.0, settings=settings))
+
+
+def there_and_back(folder, text):
+    """Send three alerts as a configuration says, and read them again."""
+    topic = f"test.{uuid.uuid4().hex[:12]}"
+    (folder / "c.toml").write_text(f'[kafka]\ntopic = "{topic}"\n{text}')
+    settings = read_config(folder / "c.toml").kafka
+    sink = open_sink(lambda exposure: folder / "alerts.avro", folder, settings=settings)
+    sink.emit("e", make_records(3))
+    assert sink.flush(30.0) == DeliverySummary(acknowledged=3)
+    sink.close()
+    options = {"topic": topic, "from_beginning": True, "limit": 3, "timeout_s": 30.0}
+    got = list(tail(settings.servers, **options, settings=settings))
+    assert {r.record["alertId"] for r in got} == {record["alertId"] for record in make_records(3)}
+
+
+def why_one_waits(folder, servers, settings):
+    """Return the reason in the outbox why an alert could not be sent."""
+    sink = KafkaSink(Outbox(folder / "outbox.db"), AlertProducer(servers, settings))
+    sink.emit("e", make_records(1))
+    assert sink.flush(20.0) == DeliverySummary(waiting=1)
+    sink.close()
+    return next(iter(read_status(folder / "outbox.db").reasons))
