@@ -32,21 +32,16 @@ from ks4diff.io.templates import TemplateStore
 from ks4diff.io.tile_tables import read_distortions
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.ingest import TileOptions, add_tile
-from ks4diff.pipeline.pair import calibrated, subtract_chips
+from ks4diff.pipeline.pair import calibrated, match_chips, subtract_chips
 from ks4diff.pipeline.report import Stopwatch
 from ks4diff.pipeline.run import POINTING_ERROR_PIX
 from ks4diff.pipeline.simulate import simulate
 from ks4diff.pipeline.simulate_config import simulate_config
 from ks4diff.pipeline.templates import template_for
-from ks4diff.products.chip import CalibratedChip
-from ks4diff.products.registration import Registration
 from ks4diff.stages import calibrate as calibrate_stage
-from ks4diff.stages.align import align
 from ks4diff.stages.astrometry import first_wcs
 from ks4diff.stages.footprint import chip_footprint
-from ks4diff.stages.match import match
 from ks4diff.stages.mosaic import as_template
-from ks4diff.stages.register import register
 from ks4diff.stages.signature import remove_signature
 
 PARTS = ("reduce_chip", "find_stars", "model_psf", "measure_noise")  # of calibrate, where they are so called
@@ -100,19 +95,6 @@ def timed(clock: dict[str, float], name: str, work: Callable) -> Callable:
     return run
 
 
-def matched(
-    science: CalibratedChip, template: CalibratedChip, config: PipelineConfig, clock: Stages
-) -> Registration:
-    """Do what comes before the subtraction, in the order of `subtract_chips`; return the registration."""
-    with clock.step("register"):
-        registration = register(science, template, config.register)
-    with clock.step("align"):
-        aligned = align(template, science, registration, config.calibrate.psf)
-    with clock.step("match"):
-        match(science, aligned, config.match)
-    return registration
-
-
 def one_pass(
     folder: Path, store: TemplateStore, config: PipelineConfig, *, until_match: bool
 ) -> dict[str, Any]:
@@ -140,7 +122,8 @@ def one_pass(
             setattr(calibrate_stage, name, work)
     del raw
     if until_match:
-        registration, candidates = matched(science, template, config, clock), 0
+        _, _, registration, _ = match_chips(science, template, config, clock)
+        candidates = 0
     else:
         done = subtract_chips(science, template, config, clock)
         registration, candidates = done.registration, len(done.candidates)

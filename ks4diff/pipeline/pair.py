@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ks4diff import __version__
 from ks4diff.pipeline.config import PipelineConfig
@@ -38,6 +39,10 @@ from ks4diff.stages.subtract import subtract
 from ks4diff.stages.trails import flag_trails
 
 log = logging.getLogger(__name__)
+
+# BLAS's own threads wait for work in loops, half of the processor time of `align` where cores are busy, and how
+# many they are changes the last bits of sums
+_one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 SOFTWARE = f"ks4diff {__version__}"
 UNIX_EPOCH_MJD = 40587.0
@@ -143,6 +148,7 @@ def subtract_chips(
     return subtract_matched(match_chips(chip, template_chip, config, clock), config, clock)
 
 
+@_one_blas_thread
 def subtract_matched(
     pair: tuple[CalibratedChip, AlignedTemplate, Registration, Match],
     config: PipelineConfig,
@@ -178,6 +184,7 @@ def subtract_matched(
     )
 
 
+@_one_blas_thread
 def match_chips(
     chip: CalibratedChip, template_chip: CalibratedChip, config: PipelineConfig, clock: Stopwatch
 ) -> tuple[CalibratedChip, AlignedTemplate, Registration, Match]:
@@ -199,6 +206,7 @@ def match_chips(
     return chip, template, registration, matched
 
 
+@_one_blas_thread
 def calibrated(raw: RawChip, config: PipelineConfig) -> CalibratedChip:
     """Return the calibrated chip; a refusal names the file."""
     try:
