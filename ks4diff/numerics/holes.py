@@ -7,6 +7,7 @@ import numpy as np
 from ks4diff.numerics.jit import jit
 
 OUTSIDE = 1 << 15  # the flag of a pixel beyond the image
+ANY = (1 << 16) - 1
 DEEPEST = 16  # px from the rim; farther inside a hole the fill is 0
 SWEEPS = 12
 OVER_RELAXATION = 1.5
@@ -14,28 +15,27 @@ START, DAMPING = 0.75, 0.96  # per pixel inwards: light and noise fade within a 
 
 
 @jit
-def _listed(flags):
-    """Return int64 [n]: where in the flat image flags are raised, in reading order."""
+def _listed(flags, bits):
     rows, columns = flags.shape
     n = 0
     for y in range(rows):
         row = flags[y]
         for x in range(columns):
-            n += row[x] != 0
+            n += (row[x] & bits) != 0
     at = np.empty(n, dtype=np.int64)
     n = 0
     for y in range(rows):
         row = flags[y]
         for x in range(columns):
-            if row[x] != 0:
+            if row[x] & bits:
                 at[n] = y * columns + x
                 n += 1
     return at
 
 
-def listed(flags: np.ndarray) -> np.ndarray:
-    """Return int64 [n]: where in the flat image ``flags`` [y, x] is not 0, in reading order."""
-    return _listed(flags)
+def listed(flags: np.ndarray, bits: int = ANY) -> np.ndarray:
+    """Return int64 [n]: where in the flat image ``flags`` (uint16 [y, x]) has any of ``bits``, in reading order."""
+    return _listed(flags, np.uint16(bits))
 
 
 @jit

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ks4diff.numerics.holes import listed
 from ks4diff.numerics.streaks import grow, runs
 from ks4diff.products.image import PixelFlag
 
@@ -27,8 +28,8 @@ def flag_bleeds(
     Sought in the white difference ``difference`` (std ``noise``), where no star hides a trail of a tenth of
     the noise. A trail can be dark: an amplifier driven over its range takes hundreds of pixels to recover.
     """
-    saturated = (flags & np.uint16(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
-    if not saturated.any():
+    saturated = listed(flags, PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)
+    if not len(saturated):
         return
     found = runs(
         difference,
