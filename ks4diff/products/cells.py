@@ -49,24 +49,35 @@ class Cells:
         high_side = v[..., below, column] * (1 - along) + v[..., below, right] * along
         return low * (1 - down) + high_side * down
 
+    def across(self, columns: slice) -> np.ndarray:
+        """Return the map on some columns, in the middles of the rows of cells.
+
+        Float32 [..., rows of cells, columns]; a slice without step.
+        """
+        x = np.arange(*columns.indices(self.shape[1]), dtype=np.float64)
+        column, along = _between(x, self.size[1], self.values.shape[-1])
+        right = np.minimum(column + 1, self.values.shape[-1] - 1)
+        v = self.values.astype(np.float32, copy=False)
+        return v[..., column] + (v[..., right] - v[..., column]) * along.astype(np.float32)
+
+    def down(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return which row of cells has its middle at or before some rows, and the way on to the next one.
+
+        Int64 and float32 [rows], of a slice without step: the map there lies between two rows of `across`.
+        """
+        y = np.arange(*rows.indices(self.shape[0]), dtype=np.float64)
+        row, part = _between(y, self.size[0], self.values.shape[-2])
+        return row, part.astype(np.float32)
+
     def over(self, rows: slice, columns: slice) -> np.ndarray:
         """Return the map on the pixels of a rectangle, float32 [..., rows, columns]; slices without steps."""
-        high, wide = self.size
-        y = np.arange(*rows.indices(self.shape[0]), dtype=np.float64)
-        x = np.arange(*columns.indices(self.shape[1]), dtype=np.float64)
-        row, down = _between(y, high, self.values.shape[-2])
-        column, along = _between(x, wide, self.values.shape[-1])
-        right = np.minimum(column + 1, self.values.shape[-1] - 1)
-        part = down.astype(np.float32)[:, None]
-        out = np.empty((*self.values.shape[:-2], len(y), len(x)), dtype=np.float32)
+        across, (row, part) = self.across(columns), self.down(rows)
+        out = np.empty((*across.shape[:-2], len(row), across.shape[-1]), dtype=np.float32)
         # row by row of cells: no gathering of whole planes
         for start in np.flatnonzero(np.diff(row, prepend=-1)):
             stop = start + int(np.count_nonzero(row == row[start]))
-            pair = np.minimum([row[start], row[start] + 1], self.values.shape[-2] - 1)
-            v = self.values[..., pair, :].astype(np.float32, copy=False)
-            across = v[..., column] + (v[..., right] - v[..., column]) * along.astype(np.float32)
-            upper, lower = across[..., :1, :], across[..., 1:, :]
-            np.multiply(lower - upper, part[start:stop], out=out[..., start:stop, :])
+            upper, lower = (across[..., [min(row[start] + k, across.shape[-2] - 1)], :] for k in (0, 1))
+            np.multiply(lower - upper, part[start:stop, None], out=out[..., start:stop, :])
             out[..., start:stop, :] += upper
         return out
 

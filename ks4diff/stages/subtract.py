@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ks4diff.numerics.heap import keep_freed
 from ks4diff.numerics.moments import half_max_width
 from ks4diff.numerics.patches import Span, add, spans
 from ks4diff.products.cells import Cells
@@ -33,6 +34,7 @@ def subtract(
     which one fades into the other. Nothing is divided by its own scatter: the score is as normal as the noise
     models are right.
     """
+    keep_freed()
     shape = chip.image.shape
     fwhm = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
     margin = max(int(np.ceil(config.margin_fwhm * fwhm)), 8)

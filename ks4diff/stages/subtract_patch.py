@@ -17,7 +17,7 @@ from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Match
 from ks4diff.products.image import PixelFlag
 from ks4diff.products.registration import Registration
-from ks4diff.stages.on_scale import science_on_scale, template_on_scale
+from ks4diff.stages.on_scale import Place, science_on_scale, template_on_scale
 from ks4diff.stages.patch_noise import science_noise, template_noise
 
 NODE_STEP = 32  # px between the nodes that carry the sky's variance
@@ -156,21 +156,18 @@ def _mean(cells: Cells, rows: Span, columns: Span) -> float:
 def _pixels(pair: Pair, rows: Span, columns: Span) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return both images on the patch's grid, zero beyond the chip, and the flags of either."""
     y, x, to_y, to_x = window(pair.chip.image.data, rows, columns, pair.margin)
-    images = []
-    for data in (
-        science_on_scale(pair.chip, pair.match, y, x),
-        template_on_scale(pair.template, pair.match, y, x),
-    ):
-        grid = np.zeros(pair.shape, dtype=np.float32)
-        grid[to_y, to_x] = data
-        images.append(grid)
+    science, template = (
+        Place(np.zeros(pair.shape, dtype=np.float32), (to_y.start, to_x.start)) for _ in range(2)
+    )
+    science_on_scale(pair.chip, pair.match, y, x, science)
+    template_on_scale(pair.template, pair.match, y, x, template)
     flags = np.full(pair.shape, holes.OUTSIDE, dtype=np.uint16)
     np.bitwise_or(pair.chip.image.flags[y, x], pair.template.image.flags[y, x], out=flags[to_y, to_x])
     beyond_y, beyond_x = pair.margin + rows.stop - rows.start, pair.margin + columns.stop - columns.start
     # what lies beyond the margins on the grid is no edge of the chip
     flags[beyond_y + pair.margin :, :] = 0
     flags[:, beyond_x + pair.margin :] = 0
-    return images[0], images[1], flags
+    return science.grid, template.grid, flags
 
 
 def _level_background(pair: Pair, rows: Span, columns: Span, images, flags: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import pytest
 from ks4diff.products.cells import Cells
 from ks4diff.products.difference import AmplifierStep, Match
 from ks4diff.products.noise import NoiseModel
-from ks4diff.stages.on_scale import science_on_scale, template_on_scale
+from ks4diff.stages.on_scale import Place, science_on_scale, template_on_scale
 
 SHAPE = (130, 176)
 WHITE = NoiseModel(sigma=1.0, correlation=np.ones((1, 1)), method="sky")
@@ -71,3 +71,16 @@ def test_inputs_are_left_alone(made):
     template_on_scale(template, match)
     np.testing.assert_array_equal(science.image.data, before[0])
     np.testing.assert_array_equal(template.image.data, before[1])
+
+
+@pytest.mark.parametrize("on_scale", [science_on_scale, template_on_scale])
+def test_a_rectangle_is_written_where_it_is_wanted_and_nowhere_else(made, on_scale):
+    match, *images = made
+    image = images[on_scale is template_on_scale]
+    rows, columns = slice(50, 101), slice(40, 150)
+    place = Place(np.full((70, 120), 5, dtype=np.float32), (9, 10))
+    assert on_scale(image, match, rows, columns, place) is place.grid
+    inside = slice(9, 60), slice(10, 120)
+    np.testing.assert_array_equal(place.grid[inside], on_scale(image, match, rows, columns))
+    place.grid[inside] = 5
+    assert (place.grid == 5).all()
