@@ -40,8 +40,8 @@ from ks4diff.stages.trails import flag_trails
 
 log = logging.getLogger(__name__)
 
-# BLAS's own threads wait for work in loops, half of the processor time of `align` where cores are busy, and how
-# many they are changes the last bits of sums
+# BLAS's own threads wait in loops, half of align's processor time where cores are busy, and how many they are
+# changes the last bits of sums
 _one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 SOFTWARE = f"ks4diff {__version__}"
