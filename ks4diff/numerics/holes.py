@@ -34,7 +34,7 @@ def _listed(flags, bits):
 
 
 def listed(flags: np.ndarray, bits: int = ANY) -> np.ndarray:
-    """Return int64 [n]: where in the flat ``flags`` (uint16 [y, x]) any of ``bits`` is set, in reading order."""
+    """Return int64 [n]: where the flat ``flags`` (uint16 [y, x]) has any of ``bits``, in order."""
     return _listed(flags, np.uint16(bits))
 
 
