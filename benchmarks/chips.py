@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from benchmarks.acceptance_rows import Row, print_table
 from benchmarks.chips_measure import TELLING_STARS, measured
 from benchmarks.chips_sky import chip_config, sky_for
+from ks4diff.io.atomic import atomic_path
 from ks4diff.pipeline.config import PipelineConfig
 
 QUICK = (0, 1, 2, 3, 4, 5, 7, 10, 11, 14, 16, 22)
@@ -54,7 +56,8 @@ def line(n: int, f: dict) -> str:
         f"scale {100 * worst('scale'):.2f} % (stated {100 * worst('scale_stated'):.2f}) | "
     )
     if "std" not in f:
-        return f"{accuracy}{f['seconds_all']:.0f} s"
+        cpu = ", ".join(f"{name} {seconds:.0f}" for name, seconds in f["cpu_seconds"].items())
+        return f"{accuracy}CPU s: {cpu}"
     found = " ".join(f"{a}/{b}" for a, b in f["completeness"].values())
     return accuracy + (
         f"std {f['std'] or np.nan:.3f} sky {f['std_sky'] or np.nan:.3f} "
@@ -242,11 +245,14 @@ def main() -> None:
         figures = {int(n): f for n, f in json.loads(options.json.read_text()).items()}
     for n in numbers:
         if n not in figures:
-            figures[n] = measured(
-                sky_for(chip_config(n), options.cache), PipelineConfig(), until_match=options.until_match
-            )
+            start = time.process_time()
+            sky = sky_for(chip_config(n), options.cache)
+            drawn = time.process_time() - start
+            figures[n] = measured(sky, PipelineConfig(), until_match=options.until_match)
+            figures[n]["cpu_seconds"]["draw"] = round(drawn, 1)
             if options.json:
-                options.json.write_text(json.dumps(figures, indent=1))
+                with atomic_path(options.json) as temporary:
+                    temporary.write_text(json.dumps(figures, indent=1))
         print(line(n, figures[n]), flush=True)
     print_table(accuracy_rows(figures) + ([] if options.until_match else subtraction_rows(figures)))
 

@@ -13,12 +13,13 @@ from astropy.wcs import WCS
 from scipy import ndimage
 from scipy.special import ndtr
 
+from benchmarks.chips_sky import tile_plan
 from ks4diff.pipeline.simulate import distortions
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.stages.sim.config import SimulateConfig
 from ks4diff.stages.sim.detector import amplifiers, sky_electrons
 from ks4diff.stages.sim.geometry import Patch, patch_of, pixels, true_wcs
-from ks4diff.stages.sim.night import plan_exposures, plan_tiles
+from ks4diff.stages.sim.night import plan_exposures
 from ks4diff.stages.sim.psf import PsfField, draw_psf_field, optical_state
 from ks4diff.stages.sim.scene import Exposure, throughput, zeropoint_electrons
 from ks4diff.stages.sim.template import patches_under
@@ -61,7 +62,7 @@ class Geometry:
         (chip,) = config.chips
         distortion = distortions(config)
         ((_, exposure),) = plan_exposures(config, 0)
-        (plan,) = plan_tiles(config, 0, distortion)
+        plan = tile_plan(config, distortion)
         self.config = config
         self.true_sn = true_sn  # None: stars without noise
         self.patch = patch_of(config, chip)

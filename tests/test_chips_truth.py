@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.chips_measure import disc
-from benchmarks.chips_sky import chip_config
+from benchmarks.chips_sky import chip_config, tile_plan
 from benchmarks.chips_truth import HALF, Geometry, _noisy_median
 from ks4diff.numerics.lanczos import node_grid, resample
 from ks4diff.pipeline.simulate import distortions
-from ks4diff.stages.sim.night import plan_tiles
 from ks4diff.stages.sim.sky import CATALOG
 from ks4diff.stages.sim.template import make_tile
 
@@ -34,7 +33,7 @@ def drawn(combine: str):
     catalog["ra"], catalog["dec"] = ra, dec
     catalog["mag"] = catalog["template_mag"] = MAG
     distortion = distortions(config)
-    (plan,) = plan_tiles(config, 0, distortion)
+    plan = tile_plan(config, distortion)
     made = make_tile(config, plan, catalog, distortion, lambda s: np.empty(s, dtype=np.float32))
     nx, ny = node_grid(SHAPE)
     nodes = geometry.template_position(plan.wcs, nx.ravel(), ny.ravel()).reshape(2, *nx.shape)
