@@ -9,7 +9,9 @@ from scipy.stats import chi2
 
 from ks4diff.numerics.psf_modes import terms
 
-FALSE_RATE = 1e-4  # of one wave that is none, over all that are tried
+FALSE_RATE = 1e-4  # of one wave that is none, over all that are tried ...
+LIKELY_RATE = 1e-2  # ... and over those of `LIKELY_TURN`: every dither of a stack makes waves
+LIKELY_TURN = 0.0026  # radians: three times what exposures are turned by, rms
 CLIP = 2.5  # sigma of values about the waves: galaxies and blends
 ROUNDS = 8
 MOST_STARS = 600  # that a wave is sought with, those of least noise
@@ -66,8 +68,11 @@ def next_wave(
     turns = np.arange(-most_turn, most_turn + step, step)
     starts = [np.exp(2j * np.pi * maps.phase((k, 0.0), design)) for k in range(len(maps.phases))]
     gain = _gains(turns, turning, starts, value, weight)
-    number, top = np.unravel_index(int(np.argmax(gain)), gain.shape)
-    if gain[number, top] <= chi2.isf(FALSE_RATE / gain.size, 4):
+    likely = np.abs(turns) <= LIKELY_TURN
+    rate = np.where(likely, LIKELY_RATE / max(likely.sum(), 1), FALSE_RATE / len(turns)) / len(starts)
+    spare = gain - chi2.isf(rate, 4)
+    number, top = np.unravel_index(int(np.argmax(spare)), gain.shape)
+    if spare[number, top] <= 0:
         return None
     near = turns[top] + np.linspace(-step, step, 21)
     gain = _gains(near, turning, [starts[number]], value, weight)
@@ -96,8 +101,8 @@ def _power(first: np.ndarray, second: np.ndarray, total: float) -> np.ndarray:
 
 def fitted(
     smooth: np.ndarray, waves: np.ndarray, value: np.ndarray, error: np.ndarray, prior: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return (coefficients of the waves [w], residuals over errors clipped [n], their scatter).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (coefficients of the waves [w], residuals [n]); what is far off is clipped in the fit.
 
     ``smooth`` [n, t] and ``waves`` [w, n] are fitted together, waves as if known to be 0 within ``prior``.
     """
@@ -112,6 +117,4 @@ def fitted(
         scatter = max(1.4826 * float(np.median(np.abs(rest))), 1.0)
         found = solver @ (fit + np.clip(rest, -CLIP * scatter, CLIP * scatter))
         fit = design @ found
-    rest = scaled - fit
-    scatter = max(1.4826 * float(np.median(np.abs(rest))), 1.0)
-    return found[smooth.shape[1] :], np.clip(rest / scatter, -CLIP, CLIP), scatter
+    return found[smooth.shape[1] :], (scaled - fit) * error

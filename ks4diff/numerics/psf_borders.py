@@ -9,7 +9,9 @@ from scipy.stats import chi2
 
 from ks4diff.numerics.psf_modes import terms
 
-FALSE_RATE = 1e-6  # of one line that is no border: some 200 independent lines are tried an image
+FALSE_RATE = 1e-6  # of one line that is no border: some 200 independent lines are tried an image ...
+LIKELY_RATE = 1e-3  # ... and of one where borders are likely: every second or third of those is one
+LIKELY_PIX = 40.0  # 10" of a dither's pointing, and its turn
 MOST = 12  # borders: four dithers of a chip and its neighbours have at most 16, of which few cross one chip
 SLOPES = (-0.014, -0.007, 0.0, 0.007, 0.014)  # chips of one camera are turned by less than 0.8 deg
 STEP_PIX = 24.0  # between the lines of the first search, or a 150th of the image
@@ -38,6 +40,10 @@ class Borders:
         """Return int64 [k]: a number for the side of every line that each point is on."""
         return (self.beyond(x, y) * (1 << np.arange(len(self)))[:, None]).sum(axis=0)
 
+    def and_line(self, upright: bool, at: float) -> Borders:
+        """Return the same and one more, of no slope."""
+        return _with(self, (np.array([upright]), np.array([at]), np.zeros(1)))
+
 
 def no_borders(shape: tuple[int, int]) -> Borders:
     """Return none."""
@@ -45,7 +51,12 @@ def no_borders(shape: tuple[int, int]) -> Borders:
 
 
 def find_borders(
-    place: np.ndarray, value: np.ndarray, error: np.ndarray, shape: tuple[int, int], order: int = 2
+    place: np.ndarray,
+    value: np.ndarray,
+    error: np.ndarray,
+    shape: tuple[int, int],
+    order: int = 2,
+    likely: Borders | None = None,
 ) -> Borders:
     """Return the straight lines across an image at which values step beyond their noise.
 
@@ -59,35 +70,47 @@ def find_borders(
         (rows, columns) of the image.
     order
         Of the polynomial over the image that is fitted with the steps.
+    likely
+        Where borders are to be expected, to `LIKELY_PIX`.
 
     Returns
     -------
     Borders
-        Greedily: the line whose step lowers chi² most, as long as fewer than ``FALSE_RATE`` such lines were
-        better by chance, chi² in units of the values' own scatter about the model, which is clipped.
+        Greedily: the line whose step lowers chi² most, as long as fewer than ``FALSE_RATE`` such lines
+        (``LIKELY_RATE`` of the likely ones) were better by chance, chi² in units of the values' own scatter
+        about the model, which is clipped.
 
     """
     k = place.shape[1]
     found = no_borders(shape)
+    likely = found if likely is None else likely
     order = max((d for d in range(order + 1) if k >= 8 * (d + 1) * (d + 2) / 2), default=0)
     if k < FEWEST or not len(value):
         return found
-    needed = float(chi2.isf(FALSE_RATE, len(value)))
     smooth = terms(*(place / (np.array(shape[::-1])[:, None] / 2) - 1), order)
     tried = _every_line(shape)
     sides = _beyond(*tried, place, shape).astype(np.float32)
+    needed = _turned(tried[2]) + _needed(tried, likely, len(value))
     while len(found) < MOST:
-        gain = _gains(smooth, found.beyond(*place), value, error, sides) - _turned(tried[2])
+        gain = _gains(smooth, found.beyond(*place), value, error, sides) - needed
         best = int(np.argmax(gain))
-        if gain[best] < needed:
+        if gain[best] < 0:
             break
         new = tuple(part[best : best + 1] for part in tried)
         found = _refined(_with(found, new), (place, value, error), smooth, turns=1)
     found = _refined(found, (place, value, error), smooth, turns=len(found))
-    return _needed(found, (place, value, error), smooth, needed)
+    return _without_needless(found, (place, value, error), smooth, likely)
 
 
-def _needed(found: Borders, data, smooth: np.ndarray, needed: float) -> Borders:
+def _needed(lines, likely: Borders, n_values: int) -> np.ndarray:
+    """Return by how much the step at each of ``lines`` (upright, at, slope) must lower chi²."""
+    upright, at, _ = lines
+    near = np.abs(at[:, None] - likely.at) <= LIKELY_PIX
+    near &= upright[:, None] == likely.upright
+    return chi2.isf(np.where(near.any(axis=1), LIKELY_RATE, FALSE_RATE), n_values)
+
+
+def _without_needless(found: Borders, data, smooth: np.ndarray, likely: Borders) -> Borders:
     """Return the borders without those that the others have made needless."""
     place, value, error = data
     none = tuple(part[:0] for part in (found.upright, found.at, found.slope))
@@ -97,9 +120,10 @@ def _needed(found: Borders, data, smooth: np.ndarray, needed: float) -> Borders:
             rest = _with(found, none, skip=k)
             sides = found.beyond(*place)[k : k + 1].astype(np.float32)
             gains.append(float(_gains(smooth, rest.beyond(*place), value, error, sides)[0]))
-        if min(gains) >= needed:
+        spare = np.array(gains) - _needed((found.upright, found.at, found.slope), likely, len(value))
+        if spare.min() >= 0:
             break
-        found = _with(found, none, skip=int(np.argmin(gains)))
+        found = _with(found, none, skip=int(np.argmin(spare)))
     return found
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ks4diff.numerics.phase_waves import PhaseMaps
-from ks4diff.numerics.psf_borders import find_borders
+from ks4diff.numerics.phase_waves import PhaseMaps, fitted
+from ks4diff.numerics.psf_borders import Borders, find_borders, no_borders
 from ks4diff.numerics.psf_grid import centred, freed_of_shifts, taper
-from ks4diff.numerics.psf_modes import calm_wings, change_basis, modes_above_noise, radii
+from ks4diff.numerics.psf_modes import calm_wings, change_basis, modes_above_noise, radii, terms
+from ks4diff.numerics.scatter import excess_scatter
 from ks4diff.products.psf import PsfField
 from ks4diff.stages.psf_amplitudes import fit_amplitudes, no_amplitudes, with_regions
 from ks4diff.stages.psf_clean import (
@@ -25,7 +26,8 @@ from ks4diff.stages.psf_clean import (
 from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.psf_errors import packed
 from ks4diff.stages.psf_stars import Sample
-from ks4diff.stages.psf_waves import find_waves, with_waves, without_waves
+from ks4diff.stages.psf_wave_fit import find_waves
+from ks4diff.stages.psf_waves import Waves, likely_borders, with_waves, without_waves
 
 FADE = 0.85  # of the half-width: there a stamp begins to fade, or its border would ring through every filter
 CHI2_CUT = 2.5  # times the median: galaxies and blends
@@ -33,6 +35,7 @@ PIXEL_CUT = 4.5  # sigma: cosmic rays and unseen neighbours
 PRIOR_AMPLITUDE = 0.005  # of the peak: a mode that changes by less is not seen well enough to be redrawn
 REGION_CHANGE = 0.01  # of the peak: by how much a region is expected to be beyond what the modes say
 FEW = 40  # stars: with fewer the PSF is one
+LEAST_WIDTH_FLOOR = 0.005  # of the peak: what centring and sampling add to a star's own noise
 
 
 def build_field(
@@ -56,13 +59,8 @@ def build_field(
     n = before.mean.shape[0]
     core = radii(n) <= 1.5 * fwhm
     mean = weighted_mean(sample, before.mean, core)
-    waves = find_waves(sample, mean, fwhm, phases, shape) if last and phases is not None else None
-    if waves is not None:
-        sample = without_waves(sample, mean, waves)
+    sample, waves, borders = _parted(sample, mean, fwhm, shape, phases if last else None)
     value, error = widths(sample, mean, core)
-    place = np.stack([sample.x, sample.y])
-    borders = find_borders(place, value[None], np.sqrt(error**2 + WIDTH_FLOOR**2)[None], shape)
-    sample = replace(sample, region=borders.region(sample.x, sample.y))
     sample = sample.only(as_wide_as_neighbours(sample, value, error, shape))
     sample = calibrated(sample, mean, fwhm)
     coefficients = weighted_mean(sample, mean, core)[None]
@@ -80,11 +78,55 @@ def build_field(
     total = (1 + (sums[1:] / sums[0]) @ amplitudes.at_stars).astype(np.float32)
     level = Sample(**{**vars(sample), "stamps": sample.stamps / total[:, None, None]})
     amplitudes = with_regions(amplitudes, sample)
-    fresh = np.zeros((1 + len(amplitudes.at_stars) - len(coefficients), n, n))
-    coefficients, _ = _regressed(level, np.concatenate([coefficients, fresh]), amplitudes.at_stars, core)
+    blur = np.empty((0, len(sample.x)))
+    if waves is not None:
+        blur = waves.at(sample.x, sample.y, averaged=False)
+        spread = blur.std(axis=1, keepdims=True)
+        blur = (blur - blur.mean(axis=1, keepdims=True)) / spread
+    fresh = np.zeros((1 + len(amplitudes.at_stars) + len(blur) - len(coefficients), n, n))
+    at_stars = np.concatenate([amplitudes.at_stars, blur])
+    coefficients, _ = _regressed(level, np.concatenate([coefficients, fresh]), at_stars, core)
     shown = _finished(coefficients, fwhm)
-    field = packed(sample, shown, amplitudes, core, config, last)
-    return field if waves is None else with_waves(field, waves, config), sample
+    if waves is None:
+        return packed(sample, shown, amplitudes, core, config, last), sample
+    field = packed(sample, shown[:-2], amplitudes, core, config, last)
+    return with_waves(field, waves, shown[-2:] / spread[:, None], config), sample
+
+
+def _parted(
+    sample: Sample, mean: np.ndarray, fwhm: float, shape: tuple[int, int], phases: PhaseMaps | None
+) -> tuple[Sample, Waves | None, Borders]:
+    """Return (the sample without waves, its regions told; the waves; the borders between regions).
+
+    Each shows better once the other is known: waves make stars scatter that borders are sought in, and differ
+    from region to region.
+    """
+    core = radii(len(mean)) <= 1.5 * fwhm
+    place = np.stack([sample.x, sample.y])
+    likely = None if phases is None else likely_borders(phases, shape)
+    borders, waves, clear, floor = no_borders(shape), None, sample, WIDTH_FLOOR
+    for last in (True,) if phases is None else (False, True):
+        if phases is not None:
+            waves = find_waves(sample, mean, fwhm, phases, borders, likely if last else None)
+        clear = sample if waves is None else without_waves(sample, mean, waves)
+        value, error = widths(clear, mean, core)
+        borders = find_borders(place, value[None], np.hypot(error, floor)[None], shape, likely=likely)
+        floor = max(excess_scatter(_off_borders(place, value, error, borders), error), LEAST_WIDTH_FLOOR)
+    return replace(clear, region=borders.region(*place)), waves, borders
+
+
+def _off_borders(place: np.ndarray, value: np.ndarray, error: np.ndarray, borders: Borders) -> np.ndarray:
+    """Return what is left of values [k] beyond a bent plane and the steps at the borders."""
+    smooth = terms(*(place / np.array(borders.shape[::-1])[:, None] * 2 - 1), 2)
+    none = np.empty((0, len(value)))
+    _, rest = fitted(
+        np.concatenate([smooth, borders.beyond(*place).T], axis=1),
+        none,
+        value,
+        np.hypot(error, WIDTH_FLOOR),
+        np.empty(0),
+    )
+    return rest
 
 
 def _modes(

@@ -13,46 +13,52 @@ from dataclasses import dataclass, replace
 import numpy as np
 from astropy.wcs import WCS
 
-from ks4diff.numerics.phase_waves import HARMONICS, PhaseMaps, columns, fitted, next_wave
-from ks4diff.numerics.psf_modes import radii, terms
+from ks4diff.numerics.phase_waves import HARMONICS, PhaseMaps, columns
+from ks4diff.numerics.psf_borders import Borders
+from ks4diff.numerics.psf_modes import terms
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import CalibratedChip
 from ks4diff.products.psf import PsfField
 from ks4diff.products.registration import Registration
-from ks4diff.stages.psf_clean import WIDTH_FLOOR, as_wide_as_neighbours, stamp_variance, widths
 from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.psf_stars import Sample
 from ks4diff.stages.register import template_position
 
 EAST_ARCMIN, NORTH_ARCMIN = (-4.0, 0.0, 4.0), (-7.0, 0.0, 7.0)  # between KS4's dithers, facts/kmtnet.md 2
-MOST_TURN = 0.0175  # radians between a dither and its header: the camera is turned by up to 1 degree
-MOST_WAVES = 4
 MOST_STEP = 0.1  # cycles a pixel: scales that differ by more make no waves
 ORDER = 6  # of the maps: 1e-5 px over a 2k image
 BEYOND_ARCSEC = 0.38  # the least side of a chip's pixel
 GRID = 25  # places a side that they are fitted to
-LARGEST = 0.5 / np.pi**2  # amplitude of a first harmonic, pixels², of a stack that is one dither
-FEW = 60  # stars
+GAPS_PIX = (460.0, 933.0)  # between chips along x and y, section 4
 BLUR_PIX = 96.0  # of the image over which a PSF is averaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waves:
-    """Blur by phases along x and y: ``found`` dithers, ``coefficients`` [2, columns], their mean ``level``.
+    """Blur by phases along x and y: ``found`` dithers, their strength, its mean ``level`` over the stars.
 
-    ``lost`` [2] is the variance between stars of what `BLUR_PIX` averages away, pixels⁴.
+    ``coefficients`` [2, waves * (1 + regions) * columns]: of each wave those common to all and by how much
+    those of each of ``regions`` (int [n], as `Borders.region` names them) are others. ``lost`` [2] is the
+    variance between stars of what `BLUR_PIX` averages away, pixels⁴.
     """
 
     maps: PhaseMaps
     found: tuple[tuple[int, float], ...]
+    borders: Borders
+    regions: np.ndarray
     coefficients: np.ndarray
     level: np.ndarray
     lost: np.ndarray
 
+    def members(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return float64 [1 + regions, n]: 1, and 1 where a pixel lies in each region."""
+        return np.concatenate([np.ones((1, len(x))), self.borders.region(x, y) == self.regions[:, None]])
+
     def at(self, x: np.ndarray, y: np.ndarray, *, averaged: bool) -> np.ndarray:
         """Return the blur at pixels [2, n], about its mean over the stars; ``averaged`` over `BLUR_PIX`."""
-        design = self.maps.design(x, y)
+        design, member = self.maps.design(x, y), self.members(x, y)
         aside = [self.maps.design(x + dx, y + dy) for dx, dy in ((1, 0), (0, 1))] if averaged else []
+        own = self.coefficients.reshape(2, len(self.found), len(member), -1)
         out = np.zeros((2, len(x)))
         for number, wave in enumerate(self.found):
             phase = self.maps.phase(wave, design)
@@ -62,9 +68,8 @@ class Waves:
                 for n, harmonic in enumerate(HARMONICS):
                     for slope in slopes:
                         shown[n] *= np.sinc(harmonic * BLUR_PIX * slope[k])
-                size = shown.shape[0] * 2
-                own = self.coefficients[k, number * size : (number + 1) * size]
-                out[k] += own @ shown.reshape(size, -1)
+                strength = own[k, number].T @ member
+                out[k] += (strength * shown.reshape(len(strength), -1)).sum(axis=0)
         return out - self.level[:, None]
 
 
@@ -98,6 +103,27 @@ def dither_phases(
     )
 
 
+def likely_borders(maps: PhaseMaps, shape: tuple[int, int]) -> Borders:
+    """Return where the dithers of `dither_phases` have an end of the chip or of its neighbour across the gap.
+
+    Lines across an image of ``shape`` (rows, columns); each pointing errs, by 10" mostly.
+    """
+    upright, at = [], []
+    for k, (n, gap) in enumerate(zip(shape[::-1], GAPS_PIX, strict=True)):
+        along = np.arange(n, dtype=float)
+        across = np.full(n, shape[k] / 2)
+        design = maps.design(*((along, across) if k == 0 else (across, along)))
+        for phases in maps.phases:
+            there = design @ (phases[k] + maps.stack[k])
+            for end in (-0.5 - gap, -0.5, n - 0.5, n - 0.5 + gap):
+                if there.min() < end < there.max():
+                    upright.append(k == 0)
+                    at.append(float(np.interp(end, there, along)))
+    return Borders(
+        upright=np.array(upright, dtype=bool), at=np.array(at), slope=np.zeros(len(at)), shape=shape
+    )
+
+
 def _chip_pixels(science: WCS, stack: WCS, shape: tuple[int, int], move: tuple[float, float]):
     """Return the map [2, n] -> [2, n] from the stack's pixels to those of the chip pointed aside.
 
@@ -115,63 +141,10 @@ def _chip_pixels(science: WCS, stack: WCS, shape: tuple[int, int], move: tuple[f
     return lambda place: (terms(*((place - middle) / half), ORDER) @ found).T
 
 
-def find_waves(
-    sample: Sample, mean: np.ndarray, fwhm: float, maps: PhaseMaps, shape: tuple[int, int]
-) -> Waves | None:
-    """Return the waves in the widths of stars about a ``mean`` stamp [n, n], None when there are none."""
-    core = radii(mean.shape[0]) <= 1.5 * fwhm
-    value, error = widths(sample, mean, core)
-    stars = sample.only(as_wide_as_neighbours(sample, value, error, shape))
-    if len(stars.x) < FEW:
-        return None
-    value, error = _blurs(stars, mean, core)
-    error = np.sqrt(error**2 + WIDTH_FLOOR**2)
-    design = maps.design(stars.x, stars.y)
-    smooth = terms(*(np.stack([stars.x, stars.y]) / np.array(shape[::-1])[:, None] * 2 - 1), 3)
-    prior = np.repeat([LARGEST / n**2 for n in HARMONICS], 2)
-    found, shown, coefficients = [], np.empty((2, 0, len(stars.x))), np.empty((2, 0))
-    while len(found) <= MOST_WAVES:
-        fits = [fitted(smooth, shown[k], value[k], error[k], np.tile(prior, len(found))) for k in (0, 1)]
-        coefficients = np.stack([fit[0] for fit in fits])
-        weight = np.stack([(e * fit[2]) ** -2.0 for e, fit in zip(error, fits, strict=True)])
-        rest = np.stack([fit[1] for fit in fits]) / np.sqrt(weight)
-        wave = next_wave(maps, design, rest, weight, MOST_TURN) if len(found) < MOST_WAVES else None
-        if wave is None:
-            break
-        found.append(wave)
-        phase = maps.phase(wave, design)
-        shown = np.concatenate([shown, np.stack([columns(phase[k]) for k in (0, 1)])], axis=1)
-    if not found:
-        return None
-    own = np.einsum("kw,kwn->kn", coefficients, shown)
-    waves = Waves(
-        maps=maps,
-        found=tuple(found),
-        coefficients=coefficients,
-        level=own.mean(axis=1),
-        lost=np.zeros(2),
-    )
-    lost = own - waves.level[:, None] - waves.at(stars.x, stars.y, averaged=True)
-    return replace(waves, lost=lost.var(axis=1))
-
-
 def patterns(psf: np.ndarray) -> np.ndarray:
     """Return [2, n, n]: how a stamp changes when blurred by a variance of 2 pixels² along x, and along y."""
     p = np.pad(psf, 1)
     return np.stack([p[1:-1, 2:] + p[1:-1, :-2], p[2:, 1:-1] + p[:-2, 1:-1]]) - 2 * psf
-
-
-def _blurs(sample: Sample, mean: np.ndarray, core: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (by how much each star is blurred along x and y, errors) [2, k], its flux and place free."""
-    down, along = np.gradient(mean)
-    design = np.stack([mean, along, down, *patterns(mean)])[:, core]
-    weight = sample.known[:, core] / stamp_variance(sample, mean[core])
-    off = sample.stamps[:, core] - mean[core].astype(np.float32)
-    gram = np.einsum("kp,ap,bp->kab", weight, design, design, optimize=True)
-    gram[:, np.arange(5), np.arange(5)] *= 1 + 1e-6
-    covariance = np.linalg.inv(gram)
-    found = np.einsum("kab,kb->ka", covariance, (weight * off) @ design.T)
-    return found[:, 3:].T, np.sqrt(np.einsum("kaa->ka", covariance)[:, 3:]).T
 
 
 def without_waves(sample: Sample, mean: np.ndarray, waves: Waves) -> Sample:
@@ -181,16 +154,17 @@ def without_waves(sample: Sample, mean: np.ndarray, waves: Waves) -> Sample:
     return replace(sample, stamps=sample.stamps - change)
 
 
-def with_waves(field: PsfField, waves: Waves, config: PsfConfig) -> PsfField:
+def with_waves(field: PsfField, waves: Waves, beyond: np.ndarray, config: PsfConfig) -> PsfField:
     """Return the field of a sample `without_waves` with the waves that are longer than `BLUR_PIX`.
 
-    The shorter ones are in its error, as stars scatter by them.
+    ``beyond`` [2, n, n] is what blur changes more than its `patterns` say. The shorter waves are in the
+    field's error, as stars scatter by them.
     """
     shape = field.amplitudes.shape
     nodes = Cells(values=np.zeros(cell_grid(shape, config.border_node_pix)), shape=shape)
     x, y = (a.ravel() for a in nodes.middles())
     blur = np.concatenate([field.amplitudes.at(x, y), waves.at(x, y, averaged=True)])
-    change = patterns(field.mean)
+    change = patterns(field.mean) + beyond
     strength = np.abs(change).max(axis=(1, 2)) / field.mean.max()
     error = np.sqrt(field.error.values**2 + strength**2 @ waves.lost)
     return replace(

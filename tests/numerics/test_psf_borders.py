@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ks4diff.numerics import psf_borders
-from ks4diff.numerics.psf_borders import Borders, find_borders
+from ks4diff.numerics.psf_borders import Borders, find_borders, no_borders
 from ks4diff.numerics.psf_modes import terms
 
 SHAPE = (1800, 2300)
@@ -51,6 +51,20 @@ class TestFindBorders:
             at = found.at[0] + found.slope[0] * (along - middle)
             # a star every 9 px
             assert np.abs(at - true).max() < 45
+
+    def test_small_steps_are_found_where_they_are_likely(self):
+        counts = {"likely": 0, "unknown": 0, "false": 0}
+        for seed in range(20):
+            place, value, error = stars(seed)
+            likely = no_borders(SHAPE).and_line(True, 1210.0)
+            step = value + smooth(place) + 0.025 * (place[0] > 1190)
+            counts["likely"] += len(find_borders(place, step, error, SHAPE, likely=likely))
+            counts["unknown"] += len(find_borders(place, step, error, SHAPE))
+            counts["false"] += len(find_borders(place, value + smooth(place), error, SHAPE, likely=likely))
+        # the step is 4 sigma
+        assert counts["likely"] >= 12
+        assert counts["unknown"] <= 0.5 * counts["likely"]
+        assert counts["false"] <= 1
 
     def test_a_narrow_strip_and_a_crossing_line(self):
         place, value, error = stars(3, 500)

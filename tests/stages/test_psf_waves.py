@@ -10,12 +10,15 @@ from scipy import ndimage
 
 from benchmarks.register_pairs import FIELD, Case, make, solution_of
 from ks4diff.numerics.phase_waves import PhaseMaps
+from ks4diff.numerics.psf_borders import LIKELY_PIX, no_borders
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import StarList
 from ks4diff.products.image import MaskedImage
-from ks4diff.stages import psf_waves
+from ks4diff.stages import psf_wave_fit
 from ks4diff.stages.psf_model import PsfConfig, model_psf
-from ks4diff.stages.psf_waves import dither_phases, patterns
+from ks4diff.stages.psf_stars import Sample
+from ks4diff.stages.psf_wave_fit import find_waves
+from ks4diff.stages.psf_waves import dither_phases, likely_borders, patterns
 from ks4diff.stages.register import RegisterConfig, register, template_position
 from ks4diff.stages.sim.geometry import FULL_SIZE, Patch, Pointing, shifted, tangent_plane, true_wcs
 from tests import skies
@@ -119,6 +122,50 @@ def test_short_waves_are_averaged_and_stated_as_error():
     assert followed.error.values.min() > 0.5 * plain.error.values.min()
 
 
+def parted_stars(seed, at, slopes, k=300):
+    """Return a sample of stars blurred by the waves of one dither left of x = ``at`` alone."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(0, SHAPE[1], k), rng.uniform(0, SHAPE[0], k)
+    psf = SEEING.stamp(31)
+    psf /= psf.sum()
+    p = np.stack([v * s + c for v, s, c in zip((x, y), slopes, START, strict=True)]) % 1
+    blur = (p * (1 - p) - 1 / 6) / 2 * (x < at)
+    flux = np.exp(rng.uniform(*np.log((1e5, 1e6)), k))
+    stamps = psf + np.einsum("kn,kij->nij", blur, patterns(psf))
+    noise = np.sqrt((SKY / flux[:, None, None] + np.maximum(psf, 0)) / GAIN / flux[:, None, None])
+    stamps = (stamps + noise * rng.standard_normal(stamps.shape)).astype(np.float32)
+    sample = Sample(
+        stamps=stamps,
+        known=np.ones(stamps.shape, dtype=bool),
+        row=np.arange(k),
+        x=x,
+        y=y,
+        flux=flux,
+        sky=np.full(k, SKY / GAIN),
+        region=np.zeros(k, dtype=np.int64),
+        gain=GAIN,
+    )
+    return sample, psf, blur
+
+
+def test_waves_may_end_at_a_likely_border():
+    slopes, at = (0.0101, -0.0087), 700.0
+    sample, psf, blur = parted_stars(4, at, slopes)
+    none = no_borders(SHAPE)
+    nowhere, there = none.and_line(True, 1300.0), none.and_line(True, 690.0)
+    left = {}
+    for name, likely in (("none", None), ("elsewhere", nowhere), ("there", there)):
+        waves = find_waves(sample, psf, SEEING.fwhm, maps(slopes), none, likely)
+        model = waves.at(sample.x, sample.y, averaged=False)
+        off = model - model.mean(axis=1, keepdims=True) - (blur - blur.mean(axis=1, keepdims=True))
+        left[name] = off.std()
+        if name == "there":
+            assert len(waves.borders) == 1
+            assert abs(waves.borders.at[0] - at) < 40
+    assert left["there"] < 0.5 * left["none"]
+    assert left["elsewhere"] < 1.1 * left["none"]
+
+
 def test_without_waves_nothing_changes():
     image, stars = stack(3, (0.0, 0.0))
     plain, _ = model_psf(image, stars, GAIN, PsfConfig())
@@ -160,7 +207,19 @@ def test_phases_are_those_of_a_dither_taken_there(number, east, north):
     free = np.concatenate([ones, maps_.turning(design).reshape(1, -1)]).T
     found, *_ = np.linalg.lstsq(free, off, rcond=None)
     assert np.abs(off - free @ found).max() < 0.05
-    assert abs(found[2]) < psf_waves.MOST_TURN
+    assert abs(found[2]) < psf_wave_fit.MOST_TURN
+
+    ends = likely_borders(maps_, (2048, 2048))
+    for k in (0, 1):
+        # where the dither's own chip begins, on a line through the middle of the image
+        line = np.arange(2048.0)
+        across = np.full(2048, 1024.0)
+        sky = pair.wcs[1].wcs_pix2world(*template_position(registration, *((line, across)[:: 1 - 2 * k])), 0)
+        at_dither = np.asarray(dither.wcs_world2pix(*sky, 0))[k]
+        for end in (-0.5, 2047.5):
+            if at_dither.min() + LIKELY_PIX < end < at_dither.max() - LIKELY_PIX:
+                nominal = ends.at[ends.upright == (k == 0)]
+                assert np.abs(nominal - np.interp(end, at_dither, line)).min() < LIKELY_PIX
 
 
 def test_other_cameras_have_no_phases():
