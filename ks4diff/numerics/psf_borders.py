@@ -17,7 +17,8 @@ SLOPES = (-0.014, -0.007, 0.0, 0.007, 0.014)  # chips of one camera are turned b
 STEP_PIX = 24.0  # between the lines of the first search, or a 150th of the image
 CLIP = 2.5  # sigma: galaxies and blends
 LEAST_STARS = 6  # that a border sets apart
-FEWEST = 80  # stars in all: among fewer, galaxies on one side pass for a step
+FEWEST = 80  # stars in all: among fewer, galaxies on one side pass for a step ...
+FEWEST_LIKELY = 24  # ... but where borders are likely, though not at a higher rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +79,20 @@ def find_borders(
     Borders
         Greedily: the line whose step lowers chi² most, as long as fewer than ``FALSE_RATE`` such lines
         (``LIKELY_RATE`` of the likely ones) were better by chance, chi² in units of the values' own scatter
-        about the model, which is clipped.
+        about the model, which is clipped. Among fewer than `FEWEST` stars only likely ones, and at
+        ``FALSE_RATE``.
 
     """
     k = place.shape[1]
     found = no_borders(shape)
     likely = found if likely is None else likely
     order = max((d for d in range(order + 1) if k >= 8 * (d + 1) * (d + 2) / 2), default=0)
-    if k < FEWEST or not len(value):
+    if not len(value) or k < (FEWEST_LIKELY if len(likely) else FEWEST):
         return found
     smooth = terms(*(place / (np.array(shape[::-1])[:, None] / 2) - 1), order)
     tried = _every_line(shape)
     sides = _beyond(*tried, place, shape).astype(np.float32)
-    needed = _turned(tried[2]) + _needed(tried, likely, len(value))
+    needed = _turned(tried[2]) + _needed(tried, likely, value.shape)
     while len(found) < MOST:
         gain = _gains(smooth, found.beyond(*place), value, error, sides) - needed
         best = int(np.argmax(gain))
@@ -102,12 +104,17 @@ def find_borders(
     return _without_needless(found, (place, value, error), smooth, likely)
 
 
-def _needed(lines, likely: Borders, n_values: int) -> np.ndarray:
-    """Return by how much the step at each of ``lines`` (upright, at, slope) must lower chi²."""
+def _needed(lines, likely: Borders, shape: tuple[int, int]) -> np.ndarray:
+    """Return by how much the step at each of ``lines`` (upright, at, slope) must lower chi².
+
+    ``shape`` is that of the values, (how many a star has, stars).
+    """
     upright, at, _ = lines
     near = np.abs(at[:, None] - likely.at) <= LIKELY_PIX
-    near &= upright[:, None] == likely.upright
-    return chi2.isf(np.where(near.any(axis=1), LIKELY_RATE, FALSE_RATE), n_values)
+    near = (near & (upright[:, None] == likely.upright)).any(axis=1)
+    if shape[1] < FEWEST:
+        return np.where(near, chi2.isf(FALSE_RATE, shape[0]), np.inf)
+    return chi2.isf(np.where(near, LIKELY_RATE, FALSE_RATE), shape[0])
 
 
 def _without_needless(found: Borders, data, smooth: np.ndarray, likely: Borders) -> Borders:
@@ -120,7 +127,7 @@ def _without_needless(found: Borders, data, smooth: np.ndarray, likely: Borders)
             rest = _with(found, none, skip=k)
             sides = found.beyond(*place)[k : k + 1].astype(np.float32)
             gains.append(float(_gains(smooth, rest.beyond(*place), value, error, sides)[0]))
-        spare = np.array(gains) - _needed((found.upright, found.at, found.slope), likely, len(value))
+        spare = np.array(gains) - _needed((found.upright, found.at, found.slope), likely, value.shape)
         if spare.min() >= 0:
             break
         found = _with(found, none, skip=int(np.argmin(spare)))

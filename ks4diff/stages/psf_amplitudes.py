@@ -72,7 +72,7 @@ def with_regions(amplitudes: Amplitudes, sample: Sample) -> Amplitudes:
     amplitudes, which makes steps too small, and from few patterns. They are about the mean star too.
     """
     region, many = np.unique(sample.region, return_counts=True)
-    if len(region) == 1 or len(amplitudes.at_stars) == 0:
+    if len(region) == 1:
         return amplitudes
     own = region[many >= ENOUGH]
     inside = (sample.region == own[:, None]) * 1.0
@@ -88,8 +88,11 @@ def with_regions(amplitudes: Amplitudes, sample: Sample) -> Amplitudes:
 
 def no_amplitudes(sample: Sample, borders: Borders) -> Amplitudes:
     """Return what belongs to a PSF without modes."""
+    regions = np.unique(sample.region).tolist()
     return Amplitudes(
-        at_stars=np.empty((0, len(sample.x))), coarse={0: np.empty((2, 0, 1, 1))}, borders=borders
+        at_stars=np.empty((0, len(sample.x))),
+        coarse={region: np.empty((2, 0, 1, 1)) for region in regions},
+        borders=borders,
     )
 
 

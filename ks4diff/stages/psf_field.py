@@ -14,6 +14,7 @@ from ks4diff.numerics.scatter import excess_scatter
 from ks4diff.products.psf import PsfField
 from ks4diff.stages.psf_amplitudes import fit_amplitudes, no_amplitudes, with_regions
 from ks4diff.stages.psf_clean import (
+    PIXEL_CUT,
     WIDTH_FLOOR,
     as_wide_as_neighbours,
     calibrated,
@@ -31,9 +32,9 @@ from ks4diff.stages.psf_waves import Waves, likely_borders, with_waves, without_
 
 FADE = 0.85  # of the half-width: there a stamp begins to fade, or its border would ring through every filter
 CHI2_CUT = 2.5  # times the median: galaxies and blends
-PIXEL_CUT = 4.5  # sigma: cosmic rays and unseen neighbours
 PRIOR_AMPLITUDE = 0.005  # of the peak: a mode that changes by less is not seen well enough to be redrawn
 REGION_CHANGE = 0.01  # of the peak: by how much a region is expected to be beyond what the modes say
+REFERENCE_SNR = 300.0  # of the stars that a PSF is that of
 FEW = 40  # stars: with fewer the PSF is one
 LEAST_WIDTH_FLOOR = 0.005  # of the peak: what centring and sampling add to a star's own noise
 
@@ -78,19 +79,24 @@ def build_field(
     total = (1 + (sums[1:] / sums[0]) @ amplitudes.at_stars).astype(np.float32)
     level = Sample(**{**vars(sample), "stamps": sample.stamps / total[:, None, None]})
     amplitudes = with_regions(amplitudes, sample)
-    blur = np.empty((0, len(sample.x)))
-    if waves is not None:
-        blur = waves.at(sample.x, sample.y, averaged=False)
-        spread = blur.std(axis=1, keepdims=True)
-        blur = (blur - blur.mean(axis=1, keepdims=True)) / spread
+    blur, unit = (
+        (np.empty((0, len(sample.x))), np.ones((0, 1, 1))) if waves is None else _blurs(sample, waves)
+    )
     fresh = np.zeros((1 + len(amplitudes.at_stars) + len(blur) - len(coefficients), n, n))
     at_stars = np.concatenate([amplitudes.at_stars, blur])
     coefficients, _ = _regressed(level, np.concatenate([coefficients, fresh]), at_stars, core)
-    shown = _finished(coefficients, fwhm)
+    shown, beyond = np.split(_finished(coefficients, fwhm), [len(coefficients) - len(blur)])
+    field = packed(sample, shown, amplitudes, core, config, last)
+    return field if waves is None else with_waves(field, waves, beyond / unit, config), sample
+
+
+def _blurs(sample: Sample, waves: Waves | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return (the stars' blur by waves in units of its spread [2, k], that unit [2, 1, 1]), or [0, ...]."""
     if waves is None:
-        return packed(sample, shown, amplitudes, core, config, last), sample
-    field = packed(sample, shown[:-2], amplitudes, core, config, last)
-    return with_waves(field, waves, shown[-2:] / spread[:, None], config), sample
+        return np.empty((0, len(sample.x))), np.empty((0, 1, 1))
+    blur = waves.at(sample.x, sample.y, averaged=False)
+    unit = blur.std(axis=1, keepdims=True)
+    return (blur - blur.mean(axis=1, keepdims=True)) / unit, unit[:, :, None]
 
 
 def _parted(

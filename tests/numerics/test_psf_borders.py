@@ -57,11 +57,10 @@ class TestFindBorders:
         for seed in range(20):
             place, value, error = stars(seed)
             likely = no_borders(SHAPE).and_line(True, 1210.0)
-            step = value + smooth(place) + 0.025 * (place[0] > 1190)
+            step = value + smooth(place) + 0.022 * (place[0] > 1190)
             counts["likely"] += len(find_borders(place, step, error, SHAPE, likely=likely))
             counts["unknown"] += len(find_borders(place, step, error, SHAPE))
             counts["false"] += len(find_borders(place, value + smooth(place), error, SHAPE, likely=likely))
-        # the step is 4 sigma
         assert counts["likely"] >= 12
         assert counts["unknown"] <= 0.5 * counts["likely"]
         assert counts["false"] <= 1
