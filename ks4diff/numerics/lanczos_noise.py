@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ks4diff.numerics.jit import jit
 from ks4diff.numerics.taps import COORDINATE_STEP, STEPS, SUPPORT, tap_table
 
 _PHASES = 64  # of a pixel, at which the noise is summed: it changes by 1e-3 between them
@@ -40,13 +41,25 @@ def _overlaps(moved: np.ndarray) -> np.ndarray:
     Summed over the pixels of both; the first sample is k / _PHASES px past a pixel.
     """
     taps = tap_table()
-    own = np.pad(taps[:: STEPS // _PHASES][:_PHASES], ((0, 0), (2 * SUPPORT, 2 * SUPPORT)))
-    windows = np.lib.stride_tricks.sliding_window_view(own, 2 * SUPPORT, axis=1)
     place = np.arange(_PHASES) / _PHASES + moved[:, None]
     whole = np.floor(place)
     step = np.rint((place - whole) * STEPS).astype(np.int64)
-    pixel = np.clip(whole.astype(np.int64), -2 * SUPPORT, 2 * SUPPORT) + 2 * SUPPORT
-    return np.einsum("npt,npt->np", windows[np.arange(_PHASES), pixel], taps[step])
+    out = np.empty(place.shape)
+    _sum_products(taps[:: STEPS // _PHASES], whole.astype(np.int64), taps, step, out)
+    return out
+
+
+@jit
+def _sum_products(own, whole, taps, step, out):
+    """Fill [n, p] with the product of the weights own[p] and taps[step[n, p]], moved by whole[n, p] px."""
+    n_taps = taps.shape[1]
+    for n in range(out.shape[0]):
+        for p in range(out.shape[1]):
+            moved = whole[n, p]
+            total = 0.0
+            for t in range(max(-moved, 0), min(n_taps, n_taps - moved)):
+                total += own[p, t + moved] * taps[step[n, p], t]
+            out[n, p] = total
 
 
 def _quartered(nodes: np.ndarray) -> np.ndarray:

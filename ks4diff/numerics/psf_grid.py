@@ -18,15 +18,28 @@ def embed(stamp: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"a PSF stamp is square and odd, got {stamp.shape}")
     if n > min(shape):
         raise ValueError(f"stamp of {n} px does not fit on a grid of {shape}")
+    half = n // 2
     grid = np.zeros(shape, dtype=stamp.dtype)
-    grid[:n, :n] = stamp
-    return np.roll(grid, (-(n // 2), -(n // 2)), axis=(0, 1))
+    grid[: half + 1, : half + 1] = stamp[half:, half:]
+    if half:
+        grid[: half + 1, -half:] = stamp[half:, :half]
+        grid[-half:, : half + 1] = stamp[:half, half:]
+        grid[-half:, -half:] = stamp[:half, :half]
+    return grid
 
 
 def extract(grid: np.ndarray, n: int) -> np.ndarray:
     """Return the [n, n] stamp, n odd, around [0, 0] of a wrapped grid: the inverse of `embed`."""
-    half = n // 2
-    return np.roll(grid, (half, half), axis=(0, 1))[:n, :n].copy()
+    offset = np.arange(n) - n // 2
+    return grid[offset[:, None], offset]
+
+
+def widened(stamp: np.ndarray, n: int) -> np.ndarray:
+    """Return ``stamp`` [m, m] amid zeros, [n, n]; n - m is even and not below 0."""
+    out = np.zeros((n, n), dtype=stamp.dtype)
+    low = (n - len(stamp)) // 2
+    out[low : n - low, low : n - low] = stamp
+    return out
 
 
 def transform(stamp: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -13,8 +13,8 @@ import numpy as np
 from scipy import fft
 
 from ks4diff.numerics.jit import jit
-from ks4diff.numerics.noise import half_plane_mean, power_spectrum
-from ks4diff.numerics.psf_grid import embed, extract
+from ks4diff.numerics.noise import half_plane_mean
+from ks4diff.numerics.psf_grid import embed, extract, widened
 from ks4diff.numerics.thin import taps, thin_row, thin_rows, thin_transform
 from ks4diff.numerics.zogy import lifted
 
@@ -76,11 +76,12 @@ def filters(science: PatchSide, template: PatchSide, shape: tuple[int, int], lif
     size = max(science.psf.shape[0], template.psf.shape[0])
     n = fft.next_fast_len(3 * size, real=True)
     small = (n, n)
-    a, b = lifted(
-        *(fft.rfft2(embed(side.psf.astype(np.float64), small)) for side in (science, template)), lift
-    )
-    colours = [_colour(side) for side in (science, template)]
-    tint = [np.maximum(power_spectrum(colour, small), LEAST_POWER) for colour in colours]
+    sides = (science, template)
+    colours = [_colour(side) for side in sides]
+    # together: of a transform as small as this most is the call
+    hats = _transforms([science.psf, template.psf, *colours], small)
+    a, b = lifted(hats[0], hats[1], lift)
+    tint = [np.maximum(power, LEAST_POWER) for power in hats[2:].real]
     means = [half_plane_mean(power, small) for power in tint]
     tint = [power / mean for power, mean in zip(tint, means, strict=True)]
     a2, b2 = np.abs(a) ** 2, np.abs(b) ** 2
@@ -88,15 +89,14 @@ def filters(science: PatchSide, template: PatchSide, shape: tuple[int, int], lif
     den = power_n * b2 + power_r * a2
     flux = float(1 / np.sqrt(den[0, 0]))  # eq 15 at k = 0
     k_n, k_r = np.conj(a) * b2 / den, np.conj(b) * a2 / den  # eqs 28-29
-    kernels = [fft.irfft2(k, small) for k in (k_n, k_r)]
-    psf = fft.irfft2(a * b / (flux * np.sqrt(den)), small)  # eq 14
-    kernel_n, kernel_r = (fft.irfft2(k * np.sqrt(t), small) for k, t in zip((k_n, k_r), tint, strict=True))
+    coloured = [k * np.sqrt(t) for k, t in zip((k_n, k_r), tint, strict=True)]
+    both, response = a * b / (flux * np.sqrt(den)), a2 * b2 / den  # eq 14, and S of a unit star
+    planes = fft.irfft2(np.stack([k_n, k_r, *coloured, both, response]), small)
+    *kernels, kernel_n, kernel_r, psf, star = planes
     n2, r2 = kernel_n**2, kernel_r**2
     sky_n, sky_r = science.sigma2 * float(n2.sum()), template.sigma2 * float(r2.sum())  # eqs 26-27
     score_flux = sky_n + sky_r  # eq 42
-    response = fft.irfft2(a2 * b2 / den, small)  # S of a unit star
-    sides = (science, template)
-    left2, bend2 = _left_of_a_star(sides, (k_n, k_r), response)
+    left2, bend2 = _left_of_a_star(sides, (k_n, k_r), kernels, star)
     squared = [extract(k2, size) / side.gain for k2, side in zip((n2, r2), sides, strict=True)]
     thin, stamp = _thin([science.psf, template.psf, *colours, *squared], shape[1])
     return Filters(
@@ -106,17 +106,22 @@ def filters(science: PatchSide, template: PatchSide, shape: tuple[int, int], lif
         psf=extract(psf, 2 * size - 1).astype(np.float32),
         kernel_n=extract(kernels[0], size),
         kernel_r=extract(kernels[1], size),
-        share=_share([extract(k, FOOTPRINT) for k in kernels], (n2, r2), (science, template)),
+        share=_share([extract(k, FOOTPRINT) for k in kernels], (n2, r2), sides),
         flux=flux,
         score_flux=score_flux,
         sky_n=sky_n,
         sky_r=sky_r,
         level2=float(abs(k_n[0, 0]) ** 2),
-        slopes=_slopes(a2 * b2 / den, small),
+        slopes=_slopes(response, small),
         left2=left2,
         bend2=bend2,
         lift=lift,
     )
+
+
+def _transforms(stamps: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Return the real FFTs of stamps [n, n], n odd, on a grid of ``shape``: complex128 [m, y, x // 2 + 1]."""
+    return fft.rfft2(np.stack([embed(stamp.astype(np.float64), shape) for stamp in stamps]))
 
 
 def _colour(side: PatchSide) -> np.ndarray:
@@ -133,7 +138,7 @@ def _thin(stamps: list[np.ndarray], columns: int) -> tuple[np.ndarray, int]:
     The transform of what is symmetric is real, so that one complex plane holds two.
     """
     n = max(len(stamp) for stamp in stamps)
-    found = thin_transform(np.stack([np.pad(s, (n - len(s)) // 2) for s in stamps]), columns, thin_rows(n))
+    found = thin_transform(np.stack([widened(s, n) for s in stamps]), columns, thin_rows(n))
     found[2] += 1j * found[3]
     return found[[0, 1, 2, 4, 5]], n
 
@@ -145,8 +150,7 @@ def _share(kernels, noise, sides) -> np.ndarray:
     """
     flux = np.zeros((FOOTPRINT, FOOTPRINT))
     for kernel, side in zip(kernels, sides, strict=True):
-        low = (side.psf.shape[0] - FOOTPRINT) // 2
-        core = side.psf[low : low + FOOTPRINT, low : low + FOOTPRINT] if low >= 0 else np.pad(side.psf, -low)
+        core = extract(embed(side.psf, noise[0].shape), FOOTPRINT)
         flux += np.maximum(kernel * core[::-1, ::-1], 0)
     variance = sum(side.sigma2 * extract(k2, FOOTPRINT) for k2, side in zip(noise, sides, strict=True))
     return np.stack([flux / flux.sum(), variance / variance.sum()]).astype(np.float32)
@@ -164,7 +168,7 @@ def _slopes(power: np.ndarray, shape: tuple[int, int]) -> tuple[float, float, fl
     return float((weight * x * x).sum()), float((weight * y * y).sum()), float((weight * x * y).sum())
 
 
-def _left_of_a_star(sides, kernels, response) -> tuple[float, float]:
+def _left_of_a_star(sides, hats, kernels, response) -> tuple[float, float]:
     """Return what PSF errors leave of a static star: see ``left2`` and ``bend2`` of `Filters`.
 
     PSFs change and err most in their width, so an error of the core's worst pixel is taken for one: it leaves
@@ -176,13 +180,13 @@ def _left_of_a_star(sides, kernels, response) -> tuple[float, float]:
     """
     small, peak = response.shape, float(response[0, 0])
     left2 = 0.0
-    for side, kernel in zip(sides, kernels, strict=True):
+    for side, hat, kernel in zip(sides, hats, kernels, strict=True):
         if side.white:
-            square = float((fft.irfft2(kernel, small) ** 2).sum())
+            square = float((kernel**2).sum())
             left2 += (side.psf_error * float(side.psf.max()) / peak) ** 2 * square
         else:
-            left = fft.irfft2(kernel * _by_width(side.psf, small), small)[0, 0]
-            left2 += (0.5 * side.psf_error * float(left) / peak) ** 2
+            left = half_plane_mean((hat * _by_width(side.psf, small)).real, small)
+            left2 += (0.5 * side.psf_error * left / peak) ** 2
     bend = (response[0, 1] + response[0, -1] + response[1, 0] + response[-1, 0]) / response[0, 0] - 4
     return left2, left2 / float(bend) ** 2
 
@@ -194,7 +198,7 @@ def _by_width(psf: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     the PSF times -2 pi i x.
     """
     offset = np.arange(psf.shape[0]) - psf.shape[0] // 2
-    x, y = (fft.rfft2(embed(psf.astype(np.float64) * by, shape)) for by in (offset[None, :], offset[:, None]))
+    x, y = _transforms([psf.astype(np.float64) * by for by in (offset[None, :], offset[:, None])], shape)
     k_x, k_y = fft.rfftfreq(shape[1])[None, :], fft.fftfreq(shape[0])[:, None]
     return -2j * np.pi * (k_x * x + k_y * y)
 

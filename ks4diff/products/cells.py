@@ -108,6 +108,6 @@ def cell_grid(shape: tuple[int, int], cell_pix: float) -> tuple[int, int]:
 
 def _between(position: np.ndarray, cell: float, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (the cell whose middle is at or before each pixel, the fraction of the way to the next one)."""
-    at = np.clip((position + 0.5) / cell - 0.5, 0, n - 1)
-    before = np.floor(at).astype(np.int64)
+    at = np.minimum(np.maximum((position + 0.5) / cell - 0.5, 0), n - 1)  # np.clip takes 10 us more
+    before = at.astype(np.int64)
     return before, at - before

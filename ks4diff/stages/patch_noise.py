@@ -11,6 +11,7 @@ from scipy import ndimage
 from ks4diff.numerics.lanczos import COORDINATE_STEP
 from ks4diff.numerics.lanczos_noise import noise_variance
 from ks4diff.numerics.mesh import pixel_noise
+from ks4diff.numerics.psf_grid import widened
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, Amplifier, CalibratedChip
 from ks4diff.products.difference import AmplifierStep
@@ -141,4 +142,4 @@ def _without_shared(here: NoiseModel, ratio: float, mean: NoiseModel, unshared: 
 
 def _covariance(model: NoiseModel, n: int) -> np.ndarray:
     """Return the covariance by lag, counts², [n, n], zero beyond what is known."""
-    return np.pad(model.sigma**2 * np.asarray(model.correlation), (n - len(model.correlation)) // 2)
+    return widened(model.sigma**2 * np.asarray(model.correlation), n)

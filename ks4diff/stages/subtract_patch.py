@@ -72,7 +72,9 @@ class PatchResult(NamedTuple):
 
 def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     """Return the subtraction of the pixels of two spans."""
-    f, errors = _filters(pair, rows, columns)
+    depths = [_at_nodes(cells, rows, columns) for cells in pair.depths]
+    means = [float(nodes[:-1, :-1].ravel().mean()) for nodes in depths]
+    f, errors = _filters(pair, rows, columns, means)
     science, template, flags = _pixels(pair, rows, columns)
     unknown = _level_background(pair, rows, columns, (science, template), flags)
     inner = tuple(slice(pair.margin, pair.margin + s.stop - s.start) for s in (rows, columns))
@@ -80,11 +82,12 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     if flags.any():
         lost, bits = _holes(f, flags, science, template, pair.config)
     difference, s_n, s_r, light = zogy_patch.apply(f, science, template)
+    sky = f.sky_n * depths[0] / means[0] + f.sky_r * depths[1] / means[1]
     variance = terms((s_n, s_r, light), inner, errors, np.sqrt(f.score_flux))
     score, error, taken = corrected(
         (s_n, s_r),
         inner,
-        (_sky_variance(pair, f, rows, columns) + np.float32(f.level2 * unknown), NODE_STEP),
+        (sky.astype(np.float32) + np.float32(f.level2 * unknown), NODE_STEP),
         variance,
         lost,
         flux=f.score_flux,
@@ -104,16 +107,19 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     )
 
 
-def _filters(pair: Pair, rows: Span, columns: Span) -> tuple[zogy_patch.Filters, Errors]:
-    """Return the filters of the PSFs and noises amid a patch, and how well things are known there."""
+def _filters(pair: Pair, rows: Span, columns: Span, depths: list[float]) -> tuple[zogy_patch.Filters, Errors]:
+    """Return the filters of the PSFs and noises amid a patch, and how well things are known there.
+
+    ``depths`` both images' mean over the patch of `Pair.depths`.
+    """
     chip, template, match, config = pair.chip, pair.template, pair.match, pair.config
     x, y = columns.middle, rows.middle
     noises = (
-        science_noise(chip, match.science_noise, _mean(pair.depths[0], rows, columns)),
+        science_noise(chip, match.science_noise, depths[0]),
         template_noise(
             template,
             match.template_noise,
-            _mean(pair.depths[1], rows, columns),
+            depths[1],
             slice(rows.start, rows.stop),
             slice(columns.start, columns.stop),
         ),
@@ -147,10 +153,10 @@ def _value(cells: Cells, x: float, y: float, otherwise: float) -> float:
     return value if np.isfinite(value) else float(otherwise)
 
 
-def _mean(cells: Cells, rows: Span, columns: Span) -> float:
-    """Return the mean of a map over a patch, looked at every `NODE_STEP` px."""
-    y, x = (np.arange(s.start, s.stop, NODE_STEP) for s in (rows, columns))
-    return float(np.mean(cells.at(*(grid.ravel() for grid in np.meshgrid(x, y)))))
+def _at_nodes(cells: Cells, rows: Span, columns: Span) -> np.ndarray:
+    """Return a map over a patch at nodes `NODE_STEP` px apart, [y, x], one row and column to spare."""
+    y, x = (np.arange(s.start, s.stop + NODE_STEP, NODE_STEP) for s in (rows, columns))
+    return cells.at(*(grid.ravel() for grid in np.meshgrid(x, y))).reshape(len(y), len(x))
 
 
 def _pixels(pair: Pair, rows: Span, columns: Span) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -209,14 +215,3 @@ def _holes(f, flags, science, template, config):
     stamp = np.maximum(np.abs(f.kernel_n), np.abs(f.kernel_r)).astype(np.float32)
     errors = holes.fill_errors(flags, real, unknown, stamp, 0.1 * np.sqrt(f.score_flux), bits)
     return (loss, errors), bits
-
-
-def _sky_variance(pair: Pair, f: zogy_patch.Filters, rows: Span, columns: Span) -> np.ndarray:
-    """Return the sky's variance of S at nodes `NODE_STEP` px apart, float32, one row and column to spare."""
-    y = np.arange(rows.start, rows.stop + NODE_STEP, NODE_STEP)
-    x = np.arange(columns.start, columns.stop + NODE_STEP, NODE_STEP)
-    where = [grid.ravel() for grid in np.meshgrid(x, y)]
-    total = np.zeros(len(where[0]))
-    for ratio, part in zip(pair.depths, (f.sky_n, f.sky_r), strict=True):
-        total += part * ratio.at(*where) / _mean(ratio, rows, columns)
-    return total.reshape(len(y), len(x)).astype(np.float32)
