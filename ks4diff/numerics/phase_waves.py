@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from ks4diff.numerics.psf_modes import terms
 
 FALSE_RATE = 1e-4  # of one wave that is none, over all that are tried ...
-LIKELY_RATE = 1e-2  # ... and over those of `LIKELY_TURN`: every dither of a stack makes waves
+LIKELY_RATE = 0.1  # ... and over those of `LIKELY_TURN`: every dither of a stack makes waves
 LIKELY_TURN = 0.0026  # radians: three times what exposures are turned by, rms
 CLIP = 2.5  # sigma of values about the waves: galaxies and blends
 ROUNDS = 8

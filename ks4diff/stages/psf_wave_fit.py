@@ -161,7 +161,7 @@ def _places(likely: Borders, known: Borders) -> list[tuple[bool, float]]:
         old = known.at[known.upright == upright]
         for at in np.sort(likely.at[likely.upright == upright]):
             for place in at + np.array(ASIDE_PIX):
-                apart = np.abs(old - place).min(initial=np.inf) > 2 * APART_PIX
+                apart = np.abs(old - place).min(initial=np.inf) > 3 * APART_PIX
                 if apart and not (out and out[-1][0] == upright and place < out[-1][1] + APART_PIX):
                     out.append((upright, float(place)))
     return out
