@@ -93,8 +93,11 @@ def _by_stars(
         (a.x0, min(a.x1, shape[1]), a.y0, shape[0] if a.y1 is None else a.y1) for a in chip.raw.amplifiers
     ]
     ratio = chip.psf.fwhm_pix / template.psf.fwhm_pix
+    light = float(np.hypot(*(_light_error(part) for part in (chip, template))))
     scale = _over_area(
-        stars, template.area, lambda even: scale_field(even, shape, boxes, config.scale, width_ratio=ratio)
+        stars,
+        template.area,
+        lambda even: scale_field(even, shape, boxes, config.scale, width_ratio=ratio, light_error=light),
     )
     factors = [factor for factor, _ in scale.factors]
     try:
@@ -115,6 +118,11 @@ def _by_stars(
         science_noise=UNKNOWN,
         template_noise=UNKNOWN,
     )
+
+
+def _light_error(part: CalibratedChip | AlignedTemplate) -> float:
+    """Return the error of the light in an image's PSF; correlated noise is larger in sums."""
+    return part.psf.light_error * float(np.sqrt(max(part.noise.correlation.sum(), 1.0)))
 
 
 def _over_area(stars: StarRatios, area: Cells, field: Callable[[StarRatios], ScaleField]) -> ScaleField:

@@ -55,7 +55,15 @@ def packed(
         error=Cells(values=error.astype(np.float32), shape=shape),
         fwhm=_fwhm(mean, modes, field, last),
         n_stars=len(sample.x),
+        light_error=_light_error(sample, mean, core),
     )
+
+
+def _light_error(sample: Sample, mean: np.ndarray, core: np.ndarray) -> float:
+    """Return the error of the mean's light beyond its core, which sky noise makes."""
+    weight = star_weights(sample, mean, core)
+    pixel2 = weight**2 @ (sample.sky / sample.flux**2) / weight.sum() ** 2
+    return float(np.sqrt((core.size - core.sum()) * pixel2))
 
 
 def _fwhm(mean: np.ndarray, modes: np.ndarray, field: Cells, last: bool) -> Cells:

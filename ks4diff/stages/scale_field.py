@@ -62,6 +62,7 @@ def scale_field(
     config: ScaleConfig,
     *,
     width_ratio: float = 1.0,
+    light_error: float = 0.0,
 ) -> ScaleField:
     """Return the scale over an image of ``shape`` (rows, columns) from at least 3 stars.
 
@@ -70,7 +71,8 @@ def scale_field(
     goes as far from the polynomial as its own stars prove, w = t² / (t² + e²) with t² the variance that cells
     show beyond their errors e. The map's own cells are of 256 px.
     Errors hold the star-to-star scatter, that of the polynomial, and what the two PSFs' stamps may lack
-    differently: more the less alike the images are (``width_ratio``, of their FWHM).
+    differently: more the less alike the images are (``width_ratio``, of their FWHM), and the noise of their
+    light (``light_error``, a fraction).
     """
     middle = float(np.median(stars.ratio))
     y, noise = stars.ratio / middle - 1, stars.error / middle
@@ -99,6 +101,7 @@ def scale_field(
     own, error = (Cells(values=part.reshape(grid), shape=shape).at(mx, my) for part in own)
     value = (1 + smooth + own) * middle
     stamps = np.hypot(config.systematic, config.systematic_seeing * np.log(width_ratio))
+    stamps = np.hypot(stamps, light_error)
     total = np.sqrt(smooth_error**2 + error**2 + stamps**2)
     return ScaleField(
         scale=Cells(values=value.reshape(fine).astype(np.float32), shape=shape),
