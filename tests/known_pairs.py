@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy import ndimage
+from scipy.signal import convolve2d
 
+from ks4diff.numerics.lanczos import node_grid, resample
+from ks4diff.numerics.lanczos_noise import noise_covariance
+from ks4diff.numerics.noise import bilinear_covariance
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip, RawChip, StarList
 from ks4diff.products.difference import Match
@@ -13,6 +18,8 @@ from ks4diff.products.image import MaskedImage
 from ks4diff.products.noise import NoiseModel
 from ks4diff.products.psf import Psf, PsfField
 from ks4diff.products.registration import Registration
+from ks4diff.stages.subtract import subtract
+from ks4diff.stages.subtract_patch import SubtractConfig
 
 WHITE = np.ones((1, 1))
 NO_LIST = StarList(**{n: np.empty(0) for n in ("x", "y", "flux", "fwhm")}, clean=np.empty(0, dtype=bool))
@@ -187,3 +194,25 @@ class Plan:
             for side, part in zip((self.science, self.template), light, strict=True)
         ]
         return self.known(*shown, flags)
+
+
+def run(known, **options):
+    return subtract(known.chip, known.template, known.match, known.registration, SubtractConfig(**options))
+
+
+def resampled(how, side, shape, rng):
+    """Return noise of a side after half a pixel of shift, and its covariance for unit variance before."""
+    big = side.shown((shape[0] + 40, shape[1] + 40), 0.0, rng)
+    if how == "bilinear":
+        mixed = 0.25 * (big[:-1, :-1] + big[1:, :-1] + big[:-1, 1:] + big[1:, 1:])
+        return mixed[10 : 10 + shape[0], 10 : 10 + shape[1]], bilinear_covariance(0.25, 0.25)
+    if how == "spline":
+        weights = np.zeros((31, 31))
+        weights[15, 15] = 1
+        weights = ndimage.shift(weights, (0.5, 0.5), order=3)
+        moved = ndimage.shift(big, (0.5, 0.5), order=3)[15 : 15 + shape[0], 15 : 15 + shape[1]]
+        return moved, convolve2d(weights, weights[::-1, ::-1])[20:41, 20:41]
+    x, y = node_grid(shape)
+    nodes = np.stack([x + 10.5, y + 12.5])
+    data = resample(big.astype(np.float32), np.zeros(big.shape, np.uint16), nodes, shape)[0]
+    return data, noise_covariance(nodes)

@@ -296,6 +296,36 @@ class TestSources:
         assert not result.difference.any()
         assert not result.score.any()
 
+    def test_equal_psfs_give_the_plain_difference(self):
+        """Law 12: with P_n = P_r, D is (N / F_n - R / F_r) F_D."""
+        shape, psf = (97, 110), gaussian(21, 2.0) / gaussian(21, 2.0).sum()
+        science, template = white_pair(shape, (psf, psf), np.random.default_rng(12))
+        result = zogy.subtract(science, template)
+        plain = (science.data / FLUX_N - template.data / FLUX_R) * result.flux
+        inner = slice(30, -30)
+        np.testing.assert_allclose(result.difference[inner, inner], plain[inner, inner], atol=2e-3)
+
+    def test_a_convolved_template_gives_alard_and_luptons_difference(self):
+        """Law 15: with P_n = K * P_r and F = 1, D / F_D is (N - K * R) whitened (DMTN-021, eqs 1 and 2)."""
+        shape, sharp, kernel = (128, 131), gaussian(17, 2.0), gaussian(17, 2.6)
+        sharp, kernel = sharp / sharp.sum(), kernel / kernel.sum()
+        wide = oracles.convolve(np.pad(sharp, 8), kernel)
+        rng = np.random.default_rng(13)
+        noise = rng.normal(0, SIGMA_N, shape), rng.normal(0, SIGMA_R, shape)
+        stars = [(50, 60, 3000.0), (77, 70, 900.0)]
+        science = side(noise[0] + placed(shape, wide, stars), wide, 1.0, SIGMA_N)
+        template = side(noise[1] + placed(shape, sharp, stars), sharp, 1.0, SIGMA_R)
+        result = zogy.subtract(science, template)
+        grid = zogy.grid_shape(shape, len(wide))
+        k = np.fft.fft2(oracles.centred(kernel, grid))
+        n, r = (np.fft.fft2(one.data.astype(float), grid) for one in (science, template))
+        whiten = np.sqrt((SIGMA_N**2 + SIGMA_R**2) / (SIGMA_N**2 + SIGMA_R**2 * np.abs(k) ** 2))
+        expected = np.fft.ifft2((n - k * r) * whiten).real[: shape[0], : shape[1]]
+        inner = slice(40, -40)
+        found = (result.difference / result.flux)[inner, inner]
+        assert found.std() == pytest.approx(np.hypot(SIGMA_N, SIGMA_R), rel=0.05)
+        np.testing.assert_allclose(found, expected[inner, inner], atol=0.01 * found.std())
+
     def test_static_stars_leave_nothing_with_unequal_psfs(self):
         shape = (97, 110)
         stars = [(40, 50, 1e5), (60, 44, 3e4)]

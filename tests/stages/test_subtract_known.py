@@ -8,20 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage, signal
-from scipy.signal import convolve2d
 
 from ks4diff.numerics import patches, zogy
-from ks4diff.numerics.lanczos import node_grid, resample
-from ks4diff.numerics.lanczos_noise import noise_covariance
-from ks4diff.numerics.noise import bilinear_covariance
 from ks4diff.numerics.peaks import find_peaks
 from ks4diff.products.cells import Cells
 from ks4diff.products.image import PixelFlag
 from ks4diff.products.psf import PsfField
 from ks4diff.stages.motion import motion
-from ks4diff.stages.subtract import subtract
-from ks4diff.stages.subtract_patch import SubtractConfig
-from tests.known_pairs import WHITE, Doubt, Plan, Side
+from tests.known_pairs import WHITE, Doubt, Plan, Side, resampled, run
 from tests.strategies import gaussian, moffat
 
 WIDE, SHARP = moffat(31, 4.0), moffat(35, 3.2)
@@ -39,10 +33,6 @@ def small_patches(monkeypatch):
 def plan(**options):
     sides = {"science": Side(psf=WIDE), "template": Side(psf=SHARP, gain=4.0, sky=900.0)}
     return Plan(**{**sides, "scale": 0.8, **options})
-
-
-def run(known, **options):
-    return subtract(known.chip, known.template, known.match, known.registration, SubtractConfig(**options))
 
 
 def stars(psf, places, shape):
@@ -140,24 +130,6 @@ class TestPatches:
         for now, then in ((known.chip, before.chip), (known.template, before.template)):
             np.testing.assert_array_equal(now.image.data, then.image.data)
             np.testing.assert_array_equal(now.image.flags, then.image.flags)
-
-
-def resampled(how, side, shape, rng):
-    """Return noise of a side after half a pixel of shift, and its covariance for unit variance before."""
-    big = side.shown((shape[0] + 40, shape[1] + 40), 0.0, rng)
-    if how == "bilinear":
-        mixed = 0.25 * (big[:-1, :-1] + big[1:, :-1] + big[:-1, 1:] + big[1:, 1:])
-        return mixed[10 : 10 + shape[0], 10 : 10 + shape[1]], bilinear_covariance(0.25, 0.25)
-    if how == "spline":
-        weights = np.zeros((31, 31))
-        weights[15, 15] = 1
-        weights = ndimage.shift(weights, (0.5, 0.5), order=3)
-        moved = ndimage.shift(big, (0.5, 0.5), order=3)[15 : 15 + shape[0], 15 : 15 + shape[1]]
-        return moved, convolve2d(weights, weights[::-1, ::-1])[20:41, 20:41]
-    x, y = node_grid(shape)
-    nodes = np.stack([x + 10.5, y + 12.5])
-    data = resample(big.astype(np.float32), np.zeros(big.shape, np.uint16), nodes, shape)[0]
-    return data, noise_covariance(nodes)
 
 
 @pytest.mark.parametrize("how", ["lanczos", "bilinear", "spline"])
