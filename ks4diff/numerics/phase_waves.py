@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from ks4diff.numerics.psf_modes import terms
+from ks4diff.numerics.polynomial import design as terms
 
 FALSE_RATE = 1e-4  # of one wave that is none, over all that are tried ...
 LIKELY_RATE = 0.1  # ... and over those of `LIKELY_TURN`: every dither of a stack makes waves
@@ -16,6 +16,7 @@ CLIP = 2.5  # sigma of values about the waves: galaxies and blends
 ROUNDS = 8
 MOST_STARS = 600  # that a wave is sought with, those of least noise
 TURN_STEP = 0.25  # cycles, at the star farthest from the middle, between the turns that are tried
+TURNS_AT_ONCE = 32  # whose waves are those of the first of them times waves that all such groups share
 HARMONICS = (1, 2)  # of p (1 - p) = 1/6 - sum cos(2 pi n p) / (pi n)²; the third is a ninth of the first
 
 
@@ -37,14 +38,30 @@ class PhaseMaps:
         """Return the polynomials' terms [n, terms] at pixels of the image."""
         return terms((x - self.middle[0]) / self.half, (y - self.middle[1]) / self.half, self.order)
 
-    def turning(self, design: np.ndarray) -> np.ndarray:
-        """Return float64 [2, n]: by how much the phases change per radian that a dither is turned."""
-        x, y = (design @ self.stack.T).T - self.stack[:, :1]
-        return np.stack([-y, x])
+    def at(self, x: np.ndarray, y: np.ndarray) -> Phases:
+        """Return the phases of all dithers at pixels (x, y) [n] of the image."""
+        design = self.design(x, y)
+        along, down = (design @ self.stack.T).T - self.stack[:, :1]
+        return Phases(straight=self.phases @ design.T, turning=np.stack([-down, along]))
 
-    def phase(self, wave: tuple[int, float], design: np.ndarray) -> np.ndarray:
+
+@dataclass(frozen=True, kw_only=True)
+class Phases:
+    """Phases at n places: ``straight`` float64 [dithers, 2, n], of those that are not turned.
+
+    ``turning`` float64 [2, n]: by how much the phases change per radian that a dither is turned.
+    """
+
+    straight: np.ndarray
+    turning: np.ndarray
+
+    def of(self, wave: tuple[int, float]) -> np.ndarray:
         """Return float64 [2, n]: the phases of one dither (its number, its turn in radians)."""
-        return (design @ self.phases[wave[0]].T).T + wave[1] * self.turning(design)
+        return self.straight[wave[0]] + wave[1] * self.turning
+
+    def only(self, some: np.ndarray) -> Phases:
+        """Return the phases at some of the places."""
+        return Phases(straight=self.straight[:, :, some], turning=self.turning[:, some])
 
 
 def columns(phase: np.ndarray) -> np.ndarray:
@@ -54,20 +71,19 @@ def columns(phase: np.ndarray) -> np.ndarray:
 
 
 def next_wave(
-    maps: PhaseMaps, design: np.ndarray, value: np.ndarray, weight: np.ndarray, most_turn: float
+    phases: Phases, value: np.ndarray, weight: np.ndarray, most_turn: float
 ) -> tuple[int, float] | None:
     """Return the dither (number, turn) whose first harmonics lower chi² most, None when chance does as well.
 
     ``value`` and ``weight`` [2, n]: what is to be explained along x and y, with its inverse variances.
     """
-    # a search among a whole chip's 3000 stars would take 4 s
+    # a search among a whole chip's 3000 stars would take five times as long
     some = np.sort(np.argsort(-weight.sum(axis=0), kind="stable")[:MOST_STARS])
-    design, value, weight = design[some], value[:, some], weight[:, some]
-    turning = maps.turning(design)
-    step = TURN_STEP / float(np.abs(turning).max())
+    phases, value, weight = phases.only(some), value[:, some], weight[:, some]
+    step = TURN_STEP / float(np.abs(phases.turning).max())
     turns = np.arange(-most_turn, most_turn + step, step)
-    starts = [np.exp(2j * np.pi * maps.phase((k, 0.0), design)) for k in range(len(maps.phases))]
-    gain = _gains(turns, turning, starts, value, weight)
+    starts = np.exp(2j * np.pi * phases.straight)
+    gain = _gains(turns, phases.turning, starts, value, weight)
     likely = np.abs(turns) <= LIKELY_TURN
     rate = np.where(likely, LIKELY_RATE / max(likely.sum(), 1), FALSE_RATE / len(turns)) / len(starts)
     spare = gain - chi2.isf(rate, 4)
@@ -75,20 +91,23 @@ def next_wave(
     if spare[number, top] <= 0:
         return None
     near = turns[top] + np.linspace(-step, step, 21)
-    gain = _gains(near, turning, [starts[number]], value, weight)
+    gain = _gains(near, phases.turning, starts[number : number + 1], value, weight)
     return int(number), float(near[int(np.argmax(gain))])
 
 
 def _gains(turns, turning, starts, value, weight) -> np.ndarray:
-    """Return [dithers, turns]: by how much the first harmonics of both axes lower chi²."""
+    """Return [dithers, turns]: by how much the first harmonics of both axes lower chi².
+
+    ``turns`` [t] are equally spaced; ``starts`` [dithers, 2, n] the waves of dithers that are not turned.
+    """
     out = np.zeros((len(starts), len(turns)))
     for k in (0, 1):
-        turned = np.exp(2j * np.pi * turns[:, None] * turning[k])
-        twice = turned**2
-        for number, start in enumerate(starts):
-            first = turned @ (start[k] * weight[k] * value[k])
-            second = twice @ (start[k] ** 2 * weight[k])
-            out[number] += _power(first, second, weight[k].sum())
+        groups = np.exp(2j * np.pi * turns[::TURNS_AT_ONCE, None] * turning[k])
+        within = np.exp(2j * np.pi * (turns[:TURNS_AT_ONCE] - turns[0])[:, None] * turning[k])
+        turned = (groups[:, None] * within).reshape(-1, len(turning[k]))[: len(turns)]
+        first = turned @ (starts[:, k] * (weight[k] * value[k])).T
+        second = turned**2 @ (starts[:, k] ** 2 * weight[k]).T
+        out += _power(first, second, weight[k].sum()).T
     return out
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import chi2
 
-from ks4diff.numerics.psf_modes import terms
+from ks4diff.numerics.polynomial import design as terms
 
 FALSE_RATE = 1e-6  # of one line that is no border: some 200 independent lines are tried an image ...
 LIKELY_RATE = 1e-3  # ... and of one where borders are likely: every second or third of those is one
@@ -185,9 +185,8 @@ def _gains(
         high = mine.sum(axis=1)
         apart += np.minimum(high, mine.shape[1] - high)
     for v, e in zip(value, error, strict=True):
-        weighted, rest = _residual(design, v, e)
-        q, r = np.linalg.qr(weighted)
-        q = q[:, np.abs(np.diag(r)) > 1e-6 * np.abs(np.diag(r)).max()].astype(np.float32)
+        q, rest = _residual(design, v, e)
+        q = q.astype(np.float32)
         # a step over its errors is the side times 1 / error
         weight = (1 / e).astype(np.float32)
         power = sides @ weight**2
@@ -198,17 +197,20 @@ def _gains(
 
 
 def _residual(design: np.ndarray, value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (design over errors, residuals over their scatter, clipped, which the design cannot lower)."""
-    weighted = design / error[:, None]
+    """Return (the design over errors made orthonormal, what it leaves of the values).
+
+    That is over the scatter of the residuals, which are clipped.
+    """
+    q, r = np.linalg.qr(design / error[:, None])
+    q = q[:, np.abs(np.diag(r)) > 1e-6 * np.abs(np.diag(r)).max()]
     scaled = value / error
     now = scaled
     for _ in range(4):
-        fit = weighted @ np.linalg.lstsq(weighted, now, rcond=1e-8)[0]
+        fit = q @ (q.T @ now)
         rest = scaled - fit
         scatter = max(1.4826 * float(np.median(np.abs(rest))), 1.0)
         now = fit + np.clip(rest, -CLIP * scatter, CLIP * scatter)
-    rest = now - weighted @ np.linalg.lstsq(weighted, now, rcond=1e-8)[0]
-    return weighted, rest / scatter
+    return q, (now - q @ (q.T @ now)) / scatter
 
 
 def _refined(found: Borders, data, smooth: np.ndarray, turns: int) -> Borders:

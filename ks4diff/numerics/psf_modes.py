@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from ks4diff.numerics.polynomial import design as terms
+
 EDGE_FACTOR = 1.1  # a mode must beat the largest of pure noise by this: one largest value scatters by 3 %
 SHRINK = 2.5  # noise powers taken off a local amplitude's power: none survives at 1.6 sigma
 LEAST_LOCAL = 2.5  # stars in effect of a local average: one galaxy alone may look like a change
@@ -89,11 +91,6 @@ def modes_above_noise(
     return found @ patterns
 
 
-def terms(u: np.ndarray, v: np.ndarray, order: int) -> np.ndarray:
-    """Return [k, (order + 1) (order + 2) / 2] of monomials of u, v in -1 .. 1, low orders first."""
-    return np.stack([u ** (d - j) * v**j for d in range(order + 1) for j in range(d + 1)], axis=1)
-
-
 def polynomial(
     place: np.ndarray, value: np.ndarray, error: np.ndarray, most: int, steps: np.ndarray | None = None
 ) -> tuple[int, np.ndarray, np.ndarray]:
@@ -124,21 +121,23 @@ def polynomial(
 
 
 def local_means(
-    kernel: np.ndarray, value: np.ndarray, error: np.ndarray, grid: tuple[int, int]
+    near: tuple[np.ndarray, np.ndarray], value: np.ndarray, error: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (mean, its variance) [rows, columns]: values [k] averaged by kernel [rows * columns, k].
+    """Return (mean, its variance) [rows, columns]: values [k] averaged around nodes.
 
-    Each mean is shrunk towards 0 by its significance: the noise's share of the power of the 3 x 3 nodes
-    around. Where fewer than `LEAST_LOCAL` stars share the weight, 0 with the variance of nothing known
-    beyond it: 0.
+    A value counts at a node by ``near`` ([rows, k], [columns, k]), along y times along x. Each mean is shrunk
+    towards 0 by its significance: the noise's share of the power of the 3 x 3 nodes around. Where fewer than
+    `LEAST_LOCAL` stars share the weight, 0 with the variance of nothing known beyond it: 0.
     """
-    weight = (1 / error**2).astype(np.float32)
-    total = (kernel @ weight).astype(np.float64)
-    many = total**2 / np.maximum((kernel**2 @ weight**2).astype(np.float64), 1e-30)
-    some = (total > 1e-3 * np.median(1 / error**2)) & (many >= LEAST_LOCAL)
+    down, across = near
+    down2, across2 = down**2, across**2
+    weight = 1 / error**2
+    total = (down * weight) @ across.T
+    many = total**2 / np.maximum((down2 * weight**2) @ across2.T, 1e-30)
+    some = (total > 1e-3 * np.median(weight)) & (many >= LEAST_LOCAL)
     total = np.where(some, total, 1.0)
-    mean = np.where(some, kernel @ (weight * value.astype(np.float32)) / total, 0.0).reshape(grid)
-    variance = np.where(some, (kernel**2 @ weight) / total**2, 0.0).reshape(grid)
+    mean = np.where(some, (down * (weight * value)) @ across.T / total, 0.0)
+    variance = np.where(some, (down2 * weight) @ across2.T / total**2, 0.0)
     power = ndimage.uniform_filter(mean**2, 3, mode="nearest")
     noise = ndimage.uniform_filter(variance, 3, mode="nearest")
     share = np.clip(1 - SHRINK * noise / np.maximum(power, 1e-30), 0.0, 1.0)

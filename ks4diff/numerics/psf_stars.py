@@ -164,10 +164,15 @@ def _collect(residual, bad, psfs, taps, stars, which, stamps, known):
     n = stamps.shape[1]
     half = n // 2
     line = np.empty((n + 7, n), dtype=np.float32)
+    around = np.empty((n + 7, n + 7), dtype=np.float32)
     for s in range(stars.shape[1]):
         x = stars[0, s] - half
         y = stars[1, s] - half
-        _sampled(residual, taps, x, y, n, line, stamps[s])
+        x0, y0 = int(np.floor(x)) - 3, int(np.floor(y)) - 3
+        for r in range(n + 7):
+            for c in range(n + 7):
+                around[r, c] = 0.0 if bad[y0 + r, x0 + c] else residual[y0 + r, x0 + c]
+        _sampled(around, taps, x - x0, y - y0, n, line, stamps[s])
         left = int(np.floor(x + 0.5))
         low = int(np.floor(y + 0.5))
         by = np.float32(1.0 / stars[2, s])
@@ -182,14 +187,15 @@ def cut(
     data: np.ndarray, flags: np.ndarray, box: tuple[slice, slice], margin: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (pixels float32, bad bool) of a box grown by ``margin`` px; beyond the image 0 and bad."""
-    (y0, y1), (x0, x1) = ((s.start - margin, s.stop + margin) for s in box)
-    pixels = np.zeros((y1 - y0, x1 - x0), dtype=np.float32)
-    bad = np.ones(pixels.shape, dtype=np.bool_)
-    rows = slice(max(y0, 0), min(y1, data.shape[0]))
-    columns = slice(max(x0, 0), min(x1, data.shape[1]))
-    at = (slice(rows.start - y0, rows.stop - y0), slice(columns.start - x0, columns.stop - x0))
-    pixels[at] = data[rows, columns]
-    bad[at] = flags[rows, columns] != 0
+    inside = [
+        slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, data.shape, strict=True)
+    ]
+    pixels, bad = data[*inside].astype(np.float32), flags[*inside] != 0
+    beyond = [
+        (i.start - s.start + margin, s.stop + margin - i.stop) for i, s in zip(inside, box, strict=True)
+    ]
+    if np.any(beyond):
+        pixels, bad = np.pad(pixels, beyond), np.pad(bad, beyond, constant_values=True)
     return pixels, bad
 
 
@@ -260,8 +266,6 @@ def centred_stamps(
     n = psfs.shape[1] - 2 * FRAME
     stamps = np.empty((stars.shape[1], n, n), dtype=np.float32)
     known = np.empty(stamps.shape, dtype=np.bool_)
-    filled = np.where(bad, np.float32(0), residual)
-    _collect(
-        filled, bad, psfs, tap_table().astype(np.float32), np.ascontiguousarray(stars), which, stamps, known
-    )
+    taps = tap_table().astype(np.float32)
+    _collect(residual, bad, psfs, taps, np.ascontiguousarray(stars), which, stamps, known)
     return stamps, known

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders
-from ks4diff.numerics.psf_modes import local_means, polynomial, terms
+from ks4diff.numerics.psf_modes import local_means, polynomial
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.stages.psf_clean import stamp_variance
 from ks4diff.stages.psf_config import PsfConfig
@@ -115,7 +116,7 @@ def fit_amplitudes(
     node = np.stack([a.ravel() for a in nodes.middles()]) / size - 1
     steps = borders.beyond(*place).T
     own = {int(r): np.flatnonzero(sample.region == r) for r in np.unique(sample.region)}
-    kernels = {r: [_kernel(nodes, place[:, of], sigma) for sigma in SCALES_PIX] for r, of in own.items()}
+    around = {r: [_near(nodes, place[:, of], sigma) for sigma in SCALES_PIX] for r, of in own.items()}
     coarse = {r: np.zeros((2, len(modes), node.shape[1])) for r in own}
     at_stars = np.zeros(fit.shape)
     for a, (value, sigma) in enumerate(zip(fit, error, strict=True)):
@@ -134,9 +135,9 @@ def fit_amplitudes(
             # a galaxy left over must not bend the map
             rest = np.clip(rest, -4 * wide, 4 * wide)
             for r, of in own.items():
-                near = np.stack(local_means(kernels[r][scale], rest[of], wide[of], grid))
-                coarse[r][:, a] += near.reshape(2, -1)
-                at_stars[a, of] += Cells(values=near[0], shape=shape).at(*place[:, of])
+                means = np.stack(local_means(around[r][scale], rest[of], wide[of]))
+                coarse[r][:, a] += means.reshape(2, -1)
+                at_stars[a, of] += Cells(values=means[0], shape=shape).at(*place[:, of])
     # about the mean star, so that the mean of the regression is a PSF and not an extrapolation
     middle = at_stars.mean(axis=1)
     for values in coarse.values():
@@ -164,13 +165,16 @@ def _fitted(sample: Sample, mean: np.ndarray, modes: np.ndarray) -> tuple[np.nda
     return fit, np.sqrt(error2 + WANDER**2)
 
 
-def _kernel(nodes: Cells, stars: np.ndarray, sigma: float) -> np.ndarray:
-    """Return float32 [nodes, stars]: a Gaussian of the distance, 0 beyond 3 sigma along either axis."""
+def _near(nodes: Cells, stars: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 ([rows, k], [columns, k]): Gaussians of the distance of nodes to stars along y and x.
+
+    0 beyond 3 sigma.
+    """
     nx, ny = nodes.middles()
-    across, down = (
-        np.exp(-0.5 * ((at[:, None] - star) / sigma) ** 2).astype(np.float32)
-        for at, star in ((nx[0], stars[0]), (ny[:, 0], stars[1]))
+    down, across = (
+        np.exp(-0.5 * ((at[:, None] - star) / sigma) ** 2)
+        for at, star in ((ny[:, 0], stars[1]), (nx[0], stars[0]))
     )
-    across[across < 0.011] = 0
     down[down < 0.011] = 0
-    return (down[:, None, :] * across[None, :, :]).reshape(-1, stars.shape[1])
+    across[across < 0.011] = 0
+    return down, across

@@ -76,12 +76,14 @@ def as_wide_as_neighbours(
     tolerance, loose = (3 * np.sqrt(error**2 + (k * WIDTH_FLOOR) ** 2) for k in (1, 3))
     keep = np.ones(len(value), dtype=bool)
     group, n = groups(sample, shape)
+    most = {int(r): _shorter_half(value[sample.region == r]) for r in np.unique(sample.region)}
     for g in range(n):
         own = np.flatnonzero(group == g)
         # six show where most are
-        middle, wide = _shorter_half(value[own]), tolerance[own]
         if len(own) < 6:
-            middle, wide = _shorter_half(value[sample.region == sample.region[own[0]]]), loose[own]
+            middle, wide = most[int(sample.region[own[0]])], loose[own]
+        else:
+            middle, wide = _shorter_half(value[own]), tolerance[own]
         keep[own] = np.abs(value[own] - middle) <= wide
     return keep
 
@@ -92,7 +94,7 @@ def _shorter_half(values: np.ndarray) -> float:
     h = (len(ordered) + 1) // 2
     width = ordered[h - 1 :] - ordered[: len(ordered) - h + 1]
     k = int(np.argmin(width))
-    return float(np.median(ordered[k : k + h]))
+    return float(ordered[k + (h - 1) // 2] + ordered[k + h // 2]) / 2
 
 
 def calibrated(sample: Sample, psf: np.ndarray, fwhm: float) -> Sample:

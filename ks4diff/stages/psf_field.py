@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from ks4diff.numerics.phase_waves import PhaseMaps, fitted
+from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders, find_borders, no_borders
 from ks4diff.numerics.psf_grid import centred, freed_of_shifts, taper
-from ks4diff.numerics.psf_modes import calm_wings, change_basis, modes_above_noise, radii, terms
+from ks4diff.numerics.psf_modes import calm_wings, change_basis, modes_above_noise, radii
 from ks4diff.numerics.scatter import excess_scatter
 from ks4diff.products.psf import PsfField
 from ks4diff.stages.psf_amplitudes import fit_amplitudes, no_amplitudes, with_regions

@@ -12,12 +12,14 @@ from ks4diff.numerics.phase_waves import (
     HARMONICS,
     MOST_STARS,
     PhaseMaps,
+    Phases,
     columns,
     fitted,
     next_wave,
 )
+from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders
-from ks4diff.numerics.psf_modes import radii, terms
+from ks4diff.numerics.psf_modes import radii
 from ks4diff.numerics.scatter import excess_scatter
 from ks4diff.stages.psf_clean import WIDTH_FLOOR, as_wide_as_neighbours, stamp_variance, widths
 from ks4diff.stages.psf_stars import Sample
@@ -45,7 +47,7 @@ class _Stars:
     error: np.ndarray
     smooth: np.ndarray
     maps: PhaseMaps
-    design: np.ndarray
+    phases: Phases
 
     def only(self, some: np.ndarray) -> _Stars:
         """Return some of them, by their numbers."""
@@ -55,7 +57,7 @@ class _Stars:
             error=self.error[:, some],
             smooth=self.smooth[some],
             maps=self.maps,
-            design=self.design[some],
+            phases=self.phases.only(some),
         )
 
 
@@ -85,7 +87,7 @@ def find_waves(
         error=error,
         smooth=terms(*(place / np.array(borders.shape[::-1])[:, None] * 2 - 1), 3),
         maps=maps,
-        design=maps.design(*place),
+        phases=maps.at(*place),
     )
     waves, fit = _searched(stars, borders, ())
     if waves.found and likely is not None:
@@ -118,7 +120,7 @@ def _searched(
         calm = np.clip(rest, -CLIP * sigma, CLIP * sigma)
         new = None
         if len(waves.found) < MOST_WAVES:
-            new = next_wave(stars.maps, stars.design, calm, sigma**-2.0, MOST_TURN)
+            new = next_wave(stars.phases, calm, sigma**-2.0, MOST_TURN)
         if new is None:
             return waves, (stars.value - rest + calm, sigma)
         waves = replace(waves, found=(*waves.found, new))
@@ -143,10 +145,11 @@ def _with_borders(stars: _Stars, borders: Borders, found: tuple[tuple[int, float
 def _shown(stars: _Stars, waves: Waves) -> np.ndarray:
     """Return float64 [2, coefficients, k]: what each coefficient adds to the stars' blur."""
     member = waves.members(*stars.place)
-    parts = [np.empty((2, 0, len(stars.design)))]
+    n = member.shape[1]
+    parts = [np.empty((2, 0, n))]
     for wave in waves.found:
-        phase = waves.maps.phase(wave, stars.design)
-        parts.append(np.stack([(member[:, None] * columns(p)).reshape(-1, len(stars.design)) for p in phase]))
+        phase = stars.phases.of(wave)
+        parts.append(np.stack([(member[:, None] * columns(p)).reshape(-1, n) for p in phase]))
     return np.concatenate(parts, axis=1)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from astropy.wcs import WCS
 
 from ks4diff.numerics.phase_waves import HARMONICS, PhaseMaps, columns
+from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders
-from ks4diff.numerics.psf_modes import terms
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import CalibratedChip
 from ks4diff.products.psf import PsfField
@@ -56,13 +56,13 @@ class Waves:
 
     def at(self, x: np.ndarray, y: np.ndarray, *, averaged: bool) -> np.ndarray:
         """Return the blur at pixels [2, n], about its mean over the stars; ``averaged`` over `BLUR_PIX`."""
-        design, member = self.maps.design(x, y), self.members(x, y)
-        aside = [self.maps.design(x + dx, y + dy) for dx, dy in ((1, 0), (0, 1))] if averaged else []
+        here, member = self.maps.at(x, y), self.members(x, y)
+        aside = [self.maps.at(x + dx, y + dy) for dx, dy in ((1, 0), (0, 1))] if averaged else []
         own = self.coefficients.reshape(2, len(self.found), len(member), -1)
         out = np.zeros((2, len(x)))
         for number, wave in enumerate(self.found):
-            phase = self.maps.phase(wave, design)
-            slopes = [self.maps.phase(wave, there) - phase for there in aside]
+            phase = here.of(wave)
+            slopes = [there.of(wave) - phase for there in aside]
             for k in (0, 1):
                 shown = columns(phase[k]).reshape(len(HARMONICS), 2, -1)
                 for n, harmonic in enumerate(HARMONICS):

@@ -13,7 +13,7 @@ from ks4diff.numerics.phase_waves import (
     fitted,
     next_wave,
 )
-from ks4diff.numerics.psf_modes import terms
+from ks4diff.numerics.polynomial import design as terms
 
 HALF = 1000.0
 
@@ -48,7 +48,7 @@ def stars(seed, blur=None, noise=0.02, n=200):
 @pytest.mark.parametrize(("number", "turn"), [(0, 0.0031), (1, -0.0008)])
 def test_a_wave_is_found_with_its_dither_and_turn(number, turn):
     x, y, value = stars(1, (number, turn, (0.2, 0.7)))
-    found = next_wave(MAPS, MAPS.design(x, y), value, np.full(value.shape, 0.02**-2), 0.005)
+    found = next_wave(MAPS.at(x, y), value, np.full(value.shape, 0.02**-2), 0.005)
     assert found[0] == number
     assert found[1] == pytest.approx(turn, abs=2e-4)
 
@@ -57,7 +57,7 @@ def test_noise_has_waves_as_rarely_as_is_said():
     found = []
     for seed in range(60):
         x, y, value = stars(seed)
-        found.append(next_wave(MAPS, MAPS.design(x, y), value, np.full(value.shape, 0.02**-2), 0.005))
+        found.append(next_wave(MAPS.at(x, y), value, np.full(value.shape, 0.02**-2), 0.005))
     turns = np.array([abs(wave[1]) for wave in found if wave is not None])
     # 6 expected
     assert len(turns) <= 60 * LIKELY_RATE + 2 * np.sqrt(60 * LIKELY_RATE)
@@ -66,11 +66,11 @@ def test_noise_has_waves_as_rarely_as_is_said():
 
 def test_what_is_found_explains_the_blur():
     x, y, value = stars(2, (0, 0.001, (0.4, 0.1)), noise=0.004)
-    design = MAPS.design(x, y)
-    wave = next_wave(MAPS, design, value, np.full(value.shape, 0.004**-2), 0.005)
+    phases = MAPS.at(x, y)
+    wave = next_wave(phases, value, np.full(value.shape, 0.004**-2), 0.005)
     smooth = terms(x / HALF - 1, y / HALF - 1, 2)
     for k in (0, 1):
-        shown = columns(MAPS.phase(wave, design)[k])
+        shown = columns(phases.of(wave)[k])
         prior = np.full(len(shown), 0.05)
         found, rest = fitted(smooth, shown, value[k], np.full(len(x), 0.004), prior)
         scatter = 1.4826 * np.median(np.abs(rest)) / 0.004
@@ -84,7 +84,7 @@ def test_outliers_do_not_make_the_fit():
     x, y, value = stars(3, (1, 0.0, (0.0, 0.5)), noise=0.004)
     wrong = value.copy()
     wrong[:, ::9] += 1.0
-    shown = columns(MAPS.phase((1, 0.0), MAPS.design(x, y))[0])
+    shown = columns(MAPS.at(x, y).of((1, 0.0))[0])
     smooth = np.ones((len(x), 1))
     error, prior = np.full(len(x), 0.004), np.full(len(shown), 0.05)
     clean, dirty = (fitted(smooth, shown, v[0], error, prior)[0] for v in (value, wrong))

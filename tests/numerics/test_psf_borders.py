@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ks4diff.numerics import psf_borders
+from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders, find_borders, no_borders
-from ks4diff.numerics.psf_modes import terms
 
 SHAPE = (1800, 2300)
 

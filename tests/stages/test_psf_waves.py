@@ -201,10 +201,10 @@ def test_phases_are_those_of_a_dither_taken_there(number, east, north):
     x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 2047, 9), np.linspace(0, 2047, 9)))
     stack_ = template_position(registration, x, y)
     seen = np.stack(dither.wcs_world2pix(*pair.wcs[1].wcs_pix2world(*stack_, 0), 0)) - stack_
-    design = maps_.design(x, y)
-    off = (seen - maps_.phase((number, 0.0), design)).ravel()
+    phases = maps_.at(x, y)
+    off = (seen - phases.of((number, 0.0))).ravel()
     ones = np.repeat(np.eye(2), len(x), axis=1)
-    free = np.concatenate([ones, maps_.turning(design).reshape(1, -1)]).T
+    free = np.concatenate([ones, phases.turning.reshape(1, -1)]).T
     found, *_ = np.linalg.lstsq(free, off, rcond=None)
     assert np.abs(off - free @ found).max() < 0.05
     assert abs(found[2]) < psf_wave_fit.MOST_TURN
