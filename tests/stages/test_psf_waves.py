@@ -11,10 +11,14 @@ from scipy import ndimage
 from benchmarks.register_pairs import FIELD, Case, make, solution_of
 from ks4diff.numerics.phase_waves import PhaseMaps
 from ks4diff.numerics.psf_borders import LIKELY_PIX, no_borders
+from ks4diff.numerics.psf_modes import radii
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import StarList
 from ks4diff.products.image import MaskedImage
 from ks4diff.stages import psf_wave_fit
+from ks4diff.stages.psf_clean import star_weights
+from ks4diff.stages.psf_errors import _light_error
+from ks4diff.stages.psf_field import _regressed
 from ks4diff.stages.psf_model import PsfConfig, model_psf
 from ks4diff.stages.psf_stars import Sample
 from ks4diff.stages.psf_wave_fit import find_waves
@@ -164,6 +168,39 @@ def test_waves_may_end_at_a_likely_border():
             assert abs(waves.borders.at[0] - at) < 40
     assert left["there"] < 0.5 * left["none"]
     assert left["elsewhere"] < 1.1 * left["none"]
+
+
+def test_regions_are_learnt_though_every_star_is_far_off_the_first_model():
+    rng = np.random.default_rng(6)
+    sample, _, _ = parted_stars(6, 700.0, (0.0, 0.0), k=50)
+    truth = np.stack([skies.Seeing(fwhm=f, beta=3.5).stamp(31) for f in (2.9, 4.6)])
+    truth /= truth.sum(axis=(1, 2), keepdims=True)
+    region = (sample.x > 700).astype(np.int64)
+    psf = truth[region]
+    noise = np.sqrt((SKY / sample.flux[:, None, None] + psf) / GAIN / sample.flux[:, None, None])
+    sample = replace(
+        sample, stamps=(psf + noise * rng.standard_normal(psf.shape)).astype(np.float32), region=region
+    )
+    inside = (region == np.array([[0], [1]])) * 1.0
+    amplitudes = inside - inside.mean(axis=1, keepdims=True)
+    before = np.concatenate([truth.mean(axis=0)[None], np.zeros((2, 31, 31))])
+    found, _ = _regressed(sample, before, amplitudes, radii(31) <= 5.0)
+    for r in (0, 1):
+        model = found[0] + np.einsum("m,mij->ij", amplitudes[:, region == r][:, 0], found[1:])
+        assert np.abs(model - truth[r]).max() < 0.01 * truth[r].max()
+
+
+def test_the_light_of_a_mean_errs_as_it_says():
+    light, said = [], []
+    for seed in range(150):
+        sample, psf, _ = parted_stars(seed, 0.0, (0.0, 0.0), k=12)
+        core = radii(31) <= 1.5 * SEEING.fwhm
+        weight = star_weights(sample, psf, core)
+        mean = np.average(sample.stamps, axis=0, weights=weight)
+        light.append((mean - psf)[~core].sum())
+        said.append(_light_error(sample, psf, core))
+    # Poisson noise of the wings' own light is not in it: a tenth here
+    assert np.std(light) == pytest.approx(np.mean(said), rel=0.25)
 
 
 def test_without_waves_nothing_changes():
