@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ks4diff.numerics.heap import keep_freed
-from ks4diff.numerics.moments import half_max_width
 from ks4diff.numerics.patches import Span, add, spans
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
@@ -54,13 +53,12 @@ def subtract(
     typical = float(np.median(noise.values))
     flag_bleeds(difference, typical, flags, fwhm, BleedConfig())
     flag_border(flags, int(np.ceil(config.edge_fwhm * fwhm)))
-    size = max(chip.psf.stamp.shape[0], template.psf.stamp.shape[0])
     return Difference(
         difference=difference,
         score_corr=score,
         flux_err=error,
         flags=flags,
-        psf=_typical_psf(kept, size, min(chip.psf.n_stars, template.psf.n_stars)),
+        psf=_typical_psf(kept, min(chip.psf.n_stars, template.psf.n_stars)),
         flux_scale=match.flux_scale,
         noise=typical,
         noise_map=noise,
@@ -87,12 +85,8 @@ def _cells(values: list, rows: int, shape: tuple[int, int]) -> Cells:
     return Cells(values=np.moveaxis(found.reshape(rows, -1, *found.shape[1:]), (0, 1), (-2, -1)), shape=shape)
 
 
-def _typical_psf(results: list[PatchResult], n: int, n_stars: int) -> Psf:
-    """Return the P_D of the patch in the middle of the chip's own order of widths, its middle n x n px."""
-    stamps = []
-    for result in results:
-        low = (result.psf.shape[0] - n) // 2
-        stamps.append(result.psf[low : low + n, low : low + n])
-    widths = [half_max_width(stamp) for stamp in stamps]
+def _typical_psf(results: list[PatchResult], n_stars: int) -> Psf:
+    """Return the P_D of the patch in the middle of the chip's own order of widths."""
+    widths = [result.width for result in results]
     middle = int(np.argsort(widths, kind="stable")[len(widths) // 2])
-    return Psf(stamp=stamps[middle].astype(np.float32), fwhm_pix=float(np.median(widths)), n_stars=n_stars)
+    return Psf(stamp=results[middle].psf, fwhm_pix=float(np.median(widths)), n_stars=n_stars)

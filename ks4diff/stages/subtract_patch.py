@@ -9,6 +9,7 @@ import numpy as np
 
 from ks4diff.numerics import holes, zogy_patch
 from ks4diff.numerics.background_left import background_left, block_means, subtract_level
+from ks4diff.numerics.moments import half_max_width
 from ks4diff.numerics.patches import Span, window
 from ks4diff.numerics.score_variance import Errors, corrected, terms
 from ks4diff.numerics.zogy import PSF_LIFT, transform_noise
@@ -59,13 +60,17 @@ class Pair(NamedTuple):
 
 
 class PatchResult(NamedTuple):
-    """One patch: D / F_D, S_corr, the error of the flux and flags [y, x], and what is constant over it."""
+    """One patch: D / F_D, S_corr, the error of the flux and flags [y, x], and what is constant over it.
+
+    The latter are P_D, as large as the images' PSFs, its FWHM in pixels, F_D and the slopes of `zogy_patch`.
+    """
 
     difference: np.ndarray
     score_corr: np.ndarray
     flux_err: np.ndarray
     flags: np.ndarray
     psf: np.ndarray
+    width: float
     flux: float
     slopes: tuple[float, float, float]
 
@@ -96,12 +101,15 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     own = flags[inner].copy()
     if taken is not None:
         own[taken] |= bits[inner][taken] & np.uint16(holes.OUTSIDE - 1)
+    reach = len(f.psf) // 4  # P_D is twice as wide as the PSFs that made it
+    psf = f.psf[reach : len(f.psf) - reach, reach : len(f.psf) - reach].copy()
     return PatchResult(
         difference=difference[inner] / np.float32(f.flux),
         score_corr=score,
         flux_err=error,
         flags=own,
-        psf=f.psf,
+        psf=psf,
+        width=half_max_width(psf),
         flux=f.flux,
         slopes=f.slopes,
     )
