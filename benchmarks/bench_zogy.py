@@ -1,18 +1,17 @@
 """Time the subtraction of one frame: ours, its plain form, a numpy twin in complex128, and sfft on request.
 
-``--sfft FOLDER`` names where sfft is installed (pip install --no-deps --target FOLDER sfft).
+``--sfft FOLDER`` names where sfft is installed (pip install --no-deps --target FOLDER sfft pyfftw).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 import types
 
 import numpy as np
 
-from benchmarks.timing import best_of_five, line, machine
+from benchmarks.timing import least_of_five, line, machine, timed
 from ks4diff.numerics import zogy
 from ks4diff.stages.subtract import subtract
 from ks4diff.stages.subtract_patch import SubtractConfig
@@ -21,8 +20,8 @@ from tests.known_pairs import Plan, Side
 from tests.strategies import moffat
 
 
-def by_sfft(folder: str, science: np.ndarray, template: np.ndarray) -> float:
-    """Return the seconds of sfft's own subtraction, numpy backend, constant kernel, compiled before."""
+def by_sfft(folder: str, science: np.ndarray, template: np.ndarray) -> np.ndarray:
+    """Return the `timed` numbers of sfft's subtraction: numpy backend, constant kernel, compiled before."""
     package = types.ModuleType("sfft")  # its own __init__ wants all the tools around the subtraction
     package.__path__ = [f"{folder}/sfft"]
     sys.modules["sfft"] = package
@@ -52,9 +51,7 @@ def by_sfft(folder: str, science: np.ndarray, template: np.ndarray) -> float:
         )
 
     work()
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return timed(work)
 
 
 def main() -> None:
@@ -79,17 +76,21 @@ def main() -> None:
     ]
     grid = zogy.grid_shape((size, size), 29)
     inputs = known.chip, known.template, known.match, known.registration
-    ours = best_of_five(lambda: subtract(*inputs, SubtractConfig(threads=2)))
-    plain = best_of_five(lambda: zogy.subtract(*pair, sigma_x=0.1, sigma_y=0.1))
-    start = time.perf_counter()
-    oracles.zogy(*pair, grid, sigma=(0.1, 0.1))
-    twin = time.perf_counter() - start
+    ours = least_of_five(lambda: subtract(*inputs, SubtractConfig(threads=2)))
+    plain = least_of_five(lambda: zogy.subtract(*pair, sigma_x=0.1, sigma_y=0.1))
+    twin = timed(lambda: oracles.zogy(*pair, grid, sigma=(0.1, 0.1)))
     print(machine())
-    print(line(f"subtract {size}x{size}, two threads", ours, "numpy twin", twin))
-    print(line("plain form, one thread", plain, "numpy twin", twin))
+    rows = [
+        (f"subtract {size}x{size}, two threads", ours, "numpy twin", twin),
+        ("plain form, one thread", plain, "numpy twin", twin),
+    ]
     if given.sfft is not None:
         seconds = by_sfft(given.sfft, known.chip.image.data, known.template.image.data)
-        print(line("subtract, two threads", ours, "sfft, numpy, order 0", seconds))
+        rows.append(("subtract, two threads", ours, "sfft, numpy, order 0", seconds))
+    for k, clock in enumerate(("wall clock", "processor seconds of all threads")):
+        print(f"{clock}:")
+        for name, own, other, theirs in rows:
+            print(" ", line(name, own[k], other, theirs[k]))
 
 
 if __name__ == "__main__":

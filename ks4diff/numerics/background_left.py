@@ -51,10 +51,7 @@ def _block_sums(science, template, used, total, count):
 
 @jit
 def _convolved(padded, weights, out):
-    """Fill ``out`` with what `scipy.ndimage.convolve` gives, the image padded by the weights' reach.
-
-    In its order of adding, but row by row: in a third of the time.
-    """
+    """Do what `convolved` does with an image padded by the weights' reach."""
     n = len(weights)
     for y in range(len(out)):
         row = out[y]
@@ -66,6 +63,16 @@ def _convolved(padded, weights, out):
                     near = padded[y + j][i : i + row.size]
                     for x in range(row.size):
                         row[x] += weight * near[x]
+
+
+def convolved(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return `scipy.ndimage.convolve` of float64 [y, x] with weights [n, n], n odd, zeros around the image.
+
+    Equal to the bit, since all is added in the same order, but row by row: in a third of the time.
+    """
+    out = np.empty_like(image)
+    _convolved(np.pad(image, len(weights) // 2), weights, out)
+    return out
 
 
 def block_means(science: np.ndarray, template: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,9 +106,8 @@ def background_left(means: np.ndarray, count: np.ndarray) -> Left | None:
     weights = _predictor(*fitted)
     known = np.pad(told, FARTHEST)
     filled = np.pad(means, FARTHEST)
-    level = np.empty_like(filled)
     for _ in range(ROUNDS):
-        _convolved(np.pad(filled, FARTHEST), weights, level)
+        level = convolved(filled, weights)
         filled = np.where(known, filled, level)
     level = level[FARTHEST:-FARTHEST, FARTHEST:-FARTHEST]
     return Left(level.astype(np.float32), _error_variance(np.where(told, means - level, 0.0), told))

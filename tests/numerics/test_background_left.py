@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ks4diff.numerics.background_left import BLOCK, background_left, block_means, subtract_level
+from ks4diff.numerics.background_left import BLOCK, background_left, block_means, convolved, subtract_level
 
 SHAPE = (600, 713)
 
@@ -76,3 +76,11 @@ def test_no_source_takes_part_in_the_level_below_itself():
 def test_a_field_without_sky_has_none():
     science, template, used = pair(0.4)
     assert background_left(*block_means(science, template, np.zeros_like(used))) is None
+
+
+def test_convolving_row_by_row_is_scipys_to_the_bit():
+    rng = np.random.default_rng(7)
+    image, weights = rng.normal(size=(23, 31)), rng.normal(size=(11, 11))
+    weights[4:7, 4:7] = 0
+    expected = ndimage.convolve(image, weights, mode="constant")
+    np.testing.assert_array_equal(convolved(image, weights), expected)
