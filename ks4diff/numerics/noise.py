@@ -22,12 +22,25 @@ def autocovariance(image: np.ndarray, good: np.ndarray, max_lag: int) -> np.ndar
 
     """
     shape = good_shape(image.shape, max_lag + 1)
-    mask = good.astype(np.float64)
-    data = np.where(good, image, 0.0).astype(np.float64)
-    pairs = fft.irfft2(np.abs(fft.rfft2(mask, shape)) ** 2, shape)
-    products = fft.irfft2(np.abs(fft.rfft2(data, shape)) ** 2, shape)
+    return _per_pair(np.abs(_transform(image, good, shape)) ** 2, good, shape, max_lag)
+
+
+def cross_covariance(first: np.ndarray, second: np.ndarray, good: np.ndarray, max_lag: int) -> np.ndarray:
+    """Return what two images of mean 0 share, as `autocovariance` does: the mean over both signs of a lag."""
+    shape = good_shape(first.shape, max_lag + 1)
+    one, other = (_transform(image, good, shape) for image in (first, second))
+    return _per_pair((one * other.conj()).real, good, shape, max_lag)
+
+
+def _transform(image: np.ndarray, good: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return fft.rfft2(np.where(good, image, 0.0).astype(np.float64), shape)
+
+
+def _per_pair(power: np.ndarray, good: np.ndarray, shape: tuple[int, int], max_lag: int) -> np.ndarray:
+    """Return the sums of products whose transform is ``power``, over the pairs of good pixels, by lag."""
+    pairs = fft.irfft2(np.abs(fft.rfft2(good.astype(np.float64), shape)) ** 2, shape)
     n = 2 * max_lag + 1
-    return extract(products, n) / np.maximum(extract(pairs, n), 1.0)
+    return extract(fft.irfft2(power, shape), n) / np.maximum(extract(pairs, n), 1.0)
 
 
 def bilinear_covariance(mx: float, my: float) -> np.ndarray:

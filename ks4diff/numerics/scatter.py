@@ -75,13 +75,5 @@ def excess_scatter(residual: np.ndarray, noise: np.ndarray) -> float:
     ``residual`` and ``noise`` (standard deviations) [n] in one unit; the scatter adds in quadrature. Half of
     the values may be outliers before it follows them.
     """
-    low, high = 0.0, 10.0 * float(np.median(np.abs(residual))) + 1e-9
-    if np.median(np.abs(residual) / np.maximum(noise, 1e-12)) <= 0.6745:
-        return 0.0
-    for _ in range(14):
-        middle = 0.5 * (low + high)
-        if np.median(np.abs(residual) / np.hypot(noise, middle)) > 0.6745:
-            low = middle
-        else:
-            high = middle
-    return high
+    # a pull beyond c is a scatter² below r² / c² - noise²: half of them are where that is the median
+    return float(np.sqrt(max(np.median((residual / 0.6745) ** 2 - noise**2), 0.0)))

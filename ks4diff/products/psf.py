@@ -60,6 +60,10 @@ class PsfField:
         """Return the PSF at pixel (x, y), float32 [n, n], sum 1."""
         return self._sum(self.amplitudes.at(np.array([x]), np.array([y]))[:, 0])
 
+    def stamps(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the PSFs at pixels (x, y) [k], float32 [k, n, n], each of sum 1."""
+        return np.stack([self._sum(amplitudes) for amplitudes in self.amplitudes.at(x, y).T])
+
     @cached_property
     def stamp(self) -> np.ndarray:
         """The PSF of median amplitudes, float32 [n, n]: for what needs only one."""

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import least_squares
 
-from ks4diff.numerics.noise import autocovariance, bilinear_covariance, power_spectrum
+from ks4diff.numerics.noise import autocovariance, bilinear_covariance, cross_covariance, power_spectrum
 from ks4diff.numerics.psf_grid import extract, taper, transform
 from ks4diff.products.chip import ReducedChip
 from ks4diff.products.noise import NoiseModel
@@ -86,12 +86,9 @@ def unshared_noise(
         return models
     far = config.max_lag_pix
 
-    def of_patch(box: Box) -> np.ndarray:
-        first, second = (image[box] for image in images)
-        both = autocovariance(first + second, sky[box], far)
-        return 0.25 * (both - autocovariance(first - second, sky[box], far))
-
-    shared = _sampled(sky, config, of_patch)
+    shared = _sampled(
+        sky, config, lambda box: cross_covariance(images[0][box], images[1][box], sky[box], far)
+    )
     shared = shared - float(shared[_lag(far) > 0.75 * far].mean())
     hats = [transform(_cropped(psf.stamp, min(GRID)), GRID) for psf in psfs]
     both = np.maximum((hats[0] * np.conj(hats[1])).real, 0.0)

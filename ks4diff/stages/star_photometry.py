@@ -74,11 +74,12 @@ def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRat
     members = np.argsort(which, kind="stable")
     first = np.searchsorted(which[members], np.arange(len(boxes) + 1))
 
+    middles = [[(part.start + part.stop - 1) / 2 for part in (columns, rows)] for *_, rows, columns in boxes]
+    there = [_Middles.of(part, *np.array(middles).T) for part in (chip, template)]
+
     def one(k: int) -> np.ndarray:
         own = order[members[first[k] : first[k + 1]]]
-        _, _, rows, columns = boxes[k]
-        middle = ((columns.start + columns.stop - 1) / 2, (rows.start + rows.stop - 1) / 2)
-        table = _block(chip, template, _targets(chip, own, middle, config), middle, config)
+        table = _block(chip, template, _targets(chip, own, there[0], k, config), there, k, config)
         return np.concatenate([table, np.full((1, table.shape[1]), float(k))])
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -86,27 +87,45 @@ def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRat
     return _ratios(found, config)
 
 
-def _targets(chip: CalibratedChip, own: np.ndarray, middle, config: StarRatioConfig) -> np.ndarray:
-    """Return the sources of a block to measure, brightest first."""
-    if not len(own):
-        return own
-    sky = float(chip.image.sky_variance.at(*middle))
-    area = 2.27 * float(chip.psf.fwhm.at(*middle)) ** 2  # pixels that a Gaussian PSF's noise comes from
+@dataclass(frozen=True, kw_only=True)
+class _Middles:
+    """What an image is like in the middles of blocks [k]: the sky's variance, the PSF [k, n, n] and its FWHM.
+
+    ``noise`` [k, 2] is the variance of sky that smooth weights see, correlation included, and that per count.
+    """
+
+    sky: np.ndarray
+    fwhm: np.ndarray
+    psf: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def of(cls, part: CalibratedChip | AlignedTemplate, x: np.ndarray, y: np.ndarray) -> _Middles:
+        """Return those of an image, all at once: block by block they take as long as the sums themselves."""
+        sky = part.image.sky_variance.at(x, y)
+        alike = max(float(part.noise.correlation.sum()), 1.0)
+        noise = np.stack([sky * alike, np.full(len(sky), 1.0 / part.gain)], axis=1)
+        return cls(sky=sky, fwhm=part.psf.fwhm.at(x, y), psf=part.psf.stamps(x, y), noise=noise)
+
+
+def _targets(
+    chip: CalibratedChip, own: np.ndarray, there: _Middles, k: int, config: StarRatioConfig
+) -> np.ndarray:
+    """Return the sources of block ``k`` to measure, brightest first."""
+    area = 2.27 * there.fwhm[k] ** 2  # pixels that a Gaussian PSF's noise comes from
     flux = chip.stars.flux[own]
-    bright = flux > config.faintest_snr * np.sqrt(sky * area + np.maximum(flux, 0.0) / chip.gain)
+    bright = flux > config.faintest_snr * np.sqrt(there.sky[k] * area + np.maximum(flux, 0.0) / chip.gain)
     return own[bright]
 
 
-def _block(chip, template, own: np.ndarray, middle, config: StarRatioConfig) -> np.ndarray:
-    """Return [6, n]: x, y, both fluxes and their errors of as many of the sources as are wanted."""
+def _block(chip, template, own: np.ndarray, there, k: int, config: StarRatioConfig) -> np.ndarray:
+    """Return [6, n]: x, y, both fluxes and their errors of as many sources of block ``k`` as are wanted."""
     if not len(own):
         return np.empty((6, 0))
-    widths = [float(part.psf.fwhm.at(*middle)) for part in (chip, template)]
+    widths = [float(image.fwhm[k]) for image in there]
     narrow = config.width * float(np.hypot(*widths)) / 2.3548
-    kernels = common_kernels(
-        chip.psf.at(*middle), template.psf.at(*middle), narrow, config.level_width * narrow
-    )
-    noise = np.array([_noise(part, middle) for part in (chip, template)])
+    kernels = common_kernels(there[0].psf[k], there[1].psf[k], narrow, config.level_width * narrow)
+    noise = np.stack([image.noise[k] for image in there])
     x, y = chip.stars.x[own], chip.stars.y[own]
     images = (chip.image.data, template.image.data)
     flags = (chip.image.flags, template.image.flags)
@@ -121,12 +140,6 @@ def _block(chip, template, own: np.ndarray, middle, config: StarRatioConfig) -> 
             break
     table = np.concatenate([np.stack([x, y])[:, : found.shape[1]], found])
     return table[:, np.isfinite(found[0])][:, : config.stars_per_block]
-
-
-def _noise(part, middle) -> tuple[float, float]:
-    """Return the variance of sky that smooth weights see, correlation included, and that per count."""
-    alike = max(float(part.noise.correlation.sum()), 1.0)
-    return float(part.image.sky_variance.at(*middle)) * alike, 1.0 / part.gain
 
 
 def _ratios(found: np.ndarray, config: StarRatioConfig) -> StarRatios:

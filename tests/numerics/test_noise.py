@@ -9,6 +9,7 @@ from scipy import fft
 from ks4diff.numerics.noise import (
     autocovariance,
     bilinear_covariance,
+    cross_covariance,
     half_plane_mean,
     power_spectrum,
     relative_power,
@@ -78,3 +79,12 @@ class TestSpectra:
         assert white.var() == pytest.approx(noise.var(), rel=0.01)
         for axis in (0, 1):
             assert abs((white * np.roll(white, 1, axis)).mean() / white.var()) < 0.008
+
+
+def test_what_images_share_is_a_quarter_of_their_sum_s_covariance_less_their_difference_s():
+    rng = np.random.default_rng(8)
+    first, second = rng.normal(0, 1, (2, 61, 48)).astype(np.float32)
+    second += 0.5 * np.roll(first, (1, 2), axis=(0, 1))
+    good = rng.random(first.shape) > 0.2
+    both, apart = (autocovariance(first + sign * second, good, 5) for sign in (1, -1))
+    np.testing.assert_allclose(cross_covariance(first, second, good, 5), 0.25 * (both - apart), atol=1e-6)
