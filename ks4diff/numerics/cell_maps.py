@@ -8,16 +8,20 @@ from ks4diff.numerics.jit import jit
 
 
 @jit
-def _less(image, corner, steps, cells, out, at):
+def _row(image, corner, cells, y, out, at):
+    """Return row y of the image and of ``out``, and of the map what lies above and below it, and between."""
     across, row, part = cells
-    top, left = corner
+    n = across.shape[1]
+    own, to = image[corner[0] + y][corner[1] :], out[at[0] + y][at[1] : at[1] + n]
+    return own[:n], to, across[row[y]], across[min(row[y] + 1, len(across) - 1)], part[y]
+
+
+@jit
+def _less(image, corner, steps, cells, out, at):
     boxes, values = steps
-    last = len(across) - 1
-    for y in range(len(row)):
-        upper, lower = across[row[y]], across[min(row[y] + 1, last)]
-        down = part[y]
-        to = out[at[0] + y][at[1] : at[1] + len(upper)]
-        own = image[top + y][left : left + len(upper)]
+    top, left = corner
+    for y in range(len(cells[1])):
+        own, to, upper, lower, down = _row(image, corner, cells, y, out, at)
         for x in range(to.size):
             to[x] = own[x]
         for k in range(len(boxes)):
@@ -33,14 +37,8 @@ def _less(image, corner, steps, cells, out, at):
 
 @jit
 def _times(image, corner, cells, out, at):
-    across, row, part = cells
-    top, left = corner
-    last = len(across) - 1
-    for y in range(len(row)):
-        upper, lower = across[row[y]], across[min(row[y] + 1, last)]
-        down = part[y]
-        to = out[at[0] + y][at[1] : at[1] + len(upper)]
-        own = image[top + y][left : left + len(upper)]
+    for y in range(len(cells[1])):
+        own, to, upper, lower, down = _row(image, corner, cells, y, out, at)
         for x in range(to.size):
             to[x] = ((lower[x] - upper[x]) * down + upper[x]) * own[x]
 
