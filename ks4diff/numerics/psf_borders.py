@@ -51,6 +51,17 @@ def no_borders(shape: tuple[int, int]) -> Borders:
     return Borders(upright=np.zeros(0, dtype=bool), at=np.zeros(0), slope=np.zeros(0), shape=shape)
 
 
+def apart(likely: Borders) -> Borders:
+    """Return upright and level lines of which none is within `LIKELY_PIX` of the one before."""
+    out = no_borders(likely.shape)
+    for upright in (True, False):
+        last = -np.inf
+        for at in np.sort(likely.at[likely.upright == upright]).tolist():
+            if at > last + LIKELY_PIX:
+                out, last = out.and_line(upright, at), at
+    return out
+
+
 def find_borders(
     place: np.ndarray,
     value: np.ndarray,

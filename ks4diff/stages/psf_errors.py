@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from ks4diff.numerics.moments import half_max_width
+from ks4diff.numerics.psf_borders import Borders
+from ks4diff.numerics.psf_modes import radii
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.psf import PsfField
 from ks4diff.stages.psf_amplitudes import Amplitudes
@@ -18,6 +20,7 @@ SAMPLING = 0.0015  # of the peak: what sub-pixel sampling and calmed wings leave
 LARGEST = 1.6  # sigma: the largest of a core's some five independent deviations, rms
 PRIOR_SCATTER = 0.02  # of the peak: stars of a stack differ by so much by their dithers and phases ...
 PRIOR_STARS = 5.0  # ... of which so many are as good as known before
+STEP = 0.05  # of the peak: a PSF's at a border of a stack whose dithers' FWHM scatter by a fifth
 SLOPE = 0.006  # of the peak per 1000 px: a FWHM that changes by 3 % over half a chip, at one place
 
 
@@ -64,6 +67,21 @@ def _light_error(sample: Sample, mean: np.ndarray, core: np.ndarray) -> float:
     weight = star_weights(sample, mean, core)
     pixel2 = weight**2 @ (sample.sky / sample.flux**2) / weight.sum() ** 2
     return float(np.sqrt((core.size - core.sum()) * pixel2))
+
+
+def with_unseen_steps(field: PsfField, sample: Sample, likely: Borders) -> PsfField:
+    """Return the field with, in its error, steps at ``likely`` borders where no star shows them."""
+    n = field.mean.shape[0]
+    _, error = widths(sample, field.mean, radii(n) <= 1.5 * field.fwhm_pix)
+    squares = Cells(values=field.error.values, shape=field.error.shape)
+    x, y = (a.ravel() for a in squares.middles())
+    told = np.full(len(x), STEP**-2)
+    stars, here = (likely.beyond(*place) for place in ((sample.x, sample.y), (x, y)))
+    for k in range(len(x)):
+        same = (stars == here[:, k : k + 1]).all(axis=0)
+        told[k] += (1 / (error[same] ** 2 + PRIOR_SCATTER**2)).sum()
+    values = np.sqrt(field.error.values**2 + 1 / told.reshape(field.error.values.shape))
+    return replace(field, error=replace(field.error, values=values.astype(np.float32)))
 
 
 def _fwhm(mean: np.ndarray, modes: np.ndarray, field: Cells, last: bool) -> Cells:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ks4diff.numerics.phase_waves import PhaseMaps, fitted
 from ks4diff.numerics.polynomial import design as terms
-from ks4diff.numerics.psf_borders import Borders, find_borders, no_borders
+from ks4diff.numerics.psf_borders import Borders, apart, find_borders, no_borders
 from ks4diff.numerics.psf_grid import centred, freed_of_shifts, taper
 from ks4diff.numerics.psf_modes import calm_wings, change_basis, modes_above_noise, radii
 from ks4diff.numerics.scatter import excess_scatter
@@ -27,7 +27,7 @@ from ks4diff.stages.psf_clean import (
     widths,
 )
 from ks4diff.stages.psf_config import PsfConfig
-from ks4diff.stages.psf_errors import packed
+from ks4diff.stages.psf_errors import packed, with_unseen_steps
 from ks4diff.stages.psf_stars import Sample
 from ks4diff.stages.psf_wave_fit import find_waves
 from ks4diff.stages.psf_waves import Waves, likely_borders, with_waves, without_waves
@@ -90,6 +90,8 @@ def build_field(
     coefficients, _ = _regressed(level, np.concatenate([coefficients, fresh]), at_stars, core)
     shown, beyond = np.split(_finished(coefficients, fwhm), [len(coefficients) - len(blur)])
     field = packed(sample, shown, amplitudes, core, config, last)
+    if last and phases is not None:
+        field = with_unseen_steps(field, sample, apart(likely_borders(phases, shape)))
     return field if waves is None else with_waves(field, waves, beyond / unit, config), sample
 
 
