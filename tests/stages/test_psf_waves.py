@@ -10,14 +10,15 @@ from scipy import ndimage
 
 from benchmarks.register_pairs import FIELD, Case, make, solution_of
 from ks4diff.numerics.phase_waves import PhaseMaps
-from ks4diff.numerics.psf_borders import LIKELY_PIX, no_borders
+from ks4diff.numerics.psf_borders import LIKELY_PIX, apart, no_borders
 from ks4diff.numerics.psf_modes import radii
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import StarList
 from ks4diff.products.image import MaskedImage
+from ks4diff.products.psf import Psf, PsfField
 from ks4diff.stages import psf_wave_fit
 from ks4diff.stages.psf_clean import star_weights
-from ks4diff.stages.psf_errors import _light_error
+from ks4diff.stages.psf_errors import _light_error, with_unseen_steps
 from ks4diff.stages.psf_field import _regressed
 from ks4diff.stages.psf_model import PsfConfig, model_psf
 from ks4diff.stages.psf_stars import Sample
@@ -188,6 +189,30 @@ def test_regions_are_learnt_though_every_star_is_far_off_the_first_model():
     for r in (0, 1):
         model = found[0] + np.einsum("m,mij->ij", amplitudes[:, region == r][:, 0], found[1:])
         assert np.abs(model - truth[r]).max() < 0.01 * truth[r].max()
+
+
+def test_where_no_star_is_a_step_may_be():
+    sample, psf, _ = parted_stars(7, 0.0, (0.0, 0.0), k=40)
+    sample = replace(sample, x=sample.x * 700 / SHAPE[1])
+    field = PsfField.uniform(Psf(stamp=psf, fwhm_pix=SEEING.fwhm, n_stars=40), SHAPE, error=0.01)
+    likely = no_borders(SHAPE).and_line(True, 750.0)
+    x, y = np.array([200.0, 1350.0]), np.array([500.0, 500.0])
+    field = replace(field, error=Cells(values=np.full((2, 3), 0.01), shape=SHAPE))
+    known, unknown = with_unseen_steps(field, sample, likely).error.at(x, y)
+    assert known == pytest.approx(0.01, rel=0.1)
+    assert unknown == pytest.approx(np.hypot(0.01, 0.05), rel=0.01)
+
+
+def test_near_lines_are_one():
+    borders = no_borders(SHAPE)
+    for upright, at in ((True, 700.0), (True, 120.0), (True, 150.0), (False, 130.0)):
+        borders = borders.and_line(upright, at)
+    found = apart(borders)
+    assert list(zip(found.upright.tolist(), found.at.tolist(), strict=True)) == [
+        (True, 120.0),
+        (True, 700.0),
+        (False, 130.0),
+    ]
 
 
 def test_the_light_of_a_mean_errs_as_it_says():
