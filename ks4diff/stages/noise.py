@@ -20,6 +20,7 @@ GRID = (64, 64)  # of the spectrum that is fitted; a covariance of a dozen lags 
 LEAST_NOISE = 0.93  # of the fitted noise power: its own error is some 5 %
 STOPPED = 1e-3  # of the squared transfer: less of it is no light
 LOWEST_FREQUENCY = 0.08  # cycles per pixel: below, the background's own errors rule
+RINGS = (0.08, 0.16, 0.24, 0.32, 0.4, 0.48)  # cycles per pixel, between rings: 4 lags tell no finer
 THREADS = 2
 
 Box = tuple[slice, slice]
@@ -86,10 +87,17 @@ def unshared_noise(
         return models
     far = config.max_lag_pix
 
-    shared = _sampled(
-        sky, config, lambda box: cross_covariance(images[0][box], images[1][box], sky[box], far)
-    )
-    shared = shared - float(shared[_lag(far) > 0.75 * far].mean())
+    def of_patch(box: Box) -> np.ndarray:
+        first, second = (image[box] for image in images)
+        return np.stack(
+            [
+                cross_covariance(first, second, sky[box], far),
+                autocovariance(first - second, sky[box], far),
+            ]
+        )
+
+    shared, difference = _sampled(sky, config, of_patch)
+    shared, difference = (c - float(c[_lag(far) > 0.75 * far].mean()) for c in (shared, difference))
     hats = [transform(_cropped(psf.stamp, min(GRID)), GRID) for psf in psfs]
     both = np.maximum((hats[0] * np.conj(hats[1])).real, 0.0)
     tapered = shared * taper(2 * far + 1, 0.0, far + 1.0)
@@ -100,7 +108,8 @@ def unshared_noise(
     starlight = extract(np.fft.irfft2(fit[3] * both, GRID), n) * faded
     parts = (shared[core, core] * faded - starlight, starlight)
     other, starlight = (np.maximum(power_spectrum(part, GRID), 0.0) for part in parts)
-    return _less(models[0], psfs[0], other, starlight), _less(models[1], psfs[1], other, starlight)
+    left = tuple(_less(model, psf, other, starlight) for model, psf in zip(models, psfs, strict=True))
+    return _at_most(left, power_spectrum(difference * taper(2 * far + 1, 0.0, far + 1.0), GRID))
 
 
 def _sampled(sky: np.ndarray, config: NoiseConfig, of_patch: Callable[[Box], np.ndarray]) -> np.ndarray:
@@ -149,6 +158,23 @@ def _less(model: NoiseModel, psf: PsfField, shared: np.ndarray, starlight: np.nd
     fitted = fitted - (float(shared[beyond].mean()) if beyond.any() else 0.0)
     left = np.maximum(power - shared - starlight, np.minimum(power - shared, fitted))
     return _of_power(np.maximum(left, np.minimum(power, LEAST_NOISE * fitted)), len(model.correlation))
+
+
+def _at_most(models: tuple[NoiseModel, ...], shown: np.ndarray) -> tuple[NoiseModel, NoiseModel]:
+    """Return both noise models, together of no more power than ``shown`` on `GRID` at any |k|.
+
+    The bound is that of rings in k, which are known to some 0.3 %; the models share what is too much.
+    """
+    powers = [power_spectrum(model.sigma**2 * model.correlation, GRID) for model in models]
+    frequency = _frequency()
+    ring = np.digitize(frequency, RINGS).ravel()
+    part = np.bincount(ring, shown.ravel()) / np.bincount(ring, sum(powers).ravel())
+    middle = np.bincount(ring, frequency.ravel()) / np.bincount(ring)
+    factor = np.minimum(np.interp(frequency, middle, part), 1.0)
+    first, second = (
+        _of_power(factor * power, len(model.correlation)) for power, model in zip(powers, models, strict=True)
+    )
+    return first, second
 
 
 def _of_power(power: np.ndarray, n: int) -> NoiseModel:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.signal import fftconvolve
 
 from ks4diff.numerics.noise import bilinear_covariance
 from ks4diff.products.noise import NoiseModel
@@ -111,6 +112,25 @@ class TestUnshared:
             # power at k = 0 is variance times the sum of the correlation
             assert model.sigma**2 * model.correlation.sum() == pytest.approx(100, rel=0.1)
             assert model.sigma == pytest.approx(10, rel=0.03)
+
+    def test_no_more_is_left_than_the_plain_difference_shows(self):
+        """Faint light of the PSF's shape in both, which the models take for noise: what a star's sum sees."""
+        rng, psf = np.random.default_rng(16), self.psfs[1].stamp
+        faint = np.where(rng.random(SHAPE) < 0.05, rng.exponential(1.0, SHAPE), 0)
+        light = ndimage.convolve(faint, psf, mode="wrap")
+        light = 2.5 * (light - light.mean()) / light.std()
+        images = tuple(self.white(17 + k, 10.0) + light for k in (0, 1))
+        models = tuple(self.model(image) for image in images)
+
+        def seen(some):
+            """Return the variance of the PSF's sum over both images' noise, over that of white noise."""
+            square = fftconvolve(psf, psf[::-1, ::-1], mode="same")
+            near = square[tuple(slice(n // 2 - 4, n // 2 + 5) for n in square.shape)]
+            return sum(m.sigma**2 * (m.correlation * near).sum() for m in some) / (200 * (psf**2).sum())
+
+        assert seen(models) > 1.4
+        left = unshared_noise(images, models, (self.psfs[1],) * 2, self.sky, NoiseConfig())
+        assert seen(left) == pytest.approx(1, abs=0.04)
 
     def test_nothing_is_taken_in_a_crowded_field(self):
         images = (self.white(8, 10.0),) * 2
