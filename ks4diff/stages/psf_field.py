@@ -82,9 +82,7 @@ def build_field(
     total = (1 + (sums[1:] / sums[0]) @ amplitudes.at_stars).astype(np.float32)
     level = Sample(**{**vars(sample), "stamps": sample.stamps / total[:, None, None]})
     amplitudes = with_regions(amplitudes, sample)
-    blur, unit = (
-        (np.empty((0, len(sample.x))), np.ones((0, 1, 1))) if waves is None else _blurs(sample, waves)
-    )
+    blur, unit = _blurs(sample, waves)
     fresh = np.zeros((1 + len(amplitudes.at_stars) + len(blur) - len(coefficients), n, n))
     at_stars = np.concatenate([amplitudes.at_stars, blur])
     coefficients, _ = _regressed(level, np.concatenate([coefficients, fresh]), at_stars, core)
