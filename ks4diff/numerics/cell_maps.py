@@ -43,14 +43,14 @@ def _times(image, corner, cells, out, at):
             to[x] = ((lower[x] - upper[x]) * down + upper[x]) * own[x]
 
 
-Cells = tuple[np.ndarray, np.ndarray, np.ndarray]
+Map = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def less_map(
     image: np.ndarray,
     corner: tuple[int, int],
     steps: tuple[np.ndarray, np.ndarray],
-    cells: Cells,
+    cells: Map,
     out: np.ndarray,
     at: tuple[int, int],
 ) -> None:
@@ -65,7 +65,7 @@ def less_map(
 
 
 def times_map(
-    image: np.ndarray, corner: tuple[int, int], cells: Cells, out: np.ndarray, at: tuple[int, int]
+    image: np.ndarray, corner: tuple[int, int], cells: Map, out: np.ndarray, at: tuple[int, int]
 ) -> None:
     """Write map * image into a rectangle of ``out``; see `less_map`."""
     _times(image, corner, cells, out, at)
