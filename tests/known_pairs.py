@@ -202,15 +202,25 @@ def run(known, **options):
 
 def resampled(how, side, shape, rng):
     """Return noise of a side after half a pixel of shift, and its covariance for unit variance before."""
-    big = side.shown((shape[0] + 40, shape[1] + 40), 0.0, rng)
+    return half_moved(how, side.shown((shape[0] + 40, shape[1] + 40), 0.0, rng), shape)
+
+
+def half_moved(how, big, shape):
+    """Return an image 40 px larger each way moved by half a pixel ("white": by none), cut to ``shape``.
+
+    Its pixel (y, x) is the moved one at about (y - 12, x - 10); with it the covariance of white noise of unit
+    variance so moved.
+    """
+    if how == "white":
+        return big[12 : 12 + shape[0], 10 : 10 + shape[1]], WHITE
     if how == "bilinear":
         mixed = 0.25 * (big[:-1, :-1] + big[1:, :-1] + big[:-1, 1:] + big[1:, 1:])
-        return mixed[10 : 10 + shape[0], 10 : 10 + shape[1]], bilinear_covariance(0.25, 0.25)
+        return mixed[12 : 12 + shape[0], 10 : 10 + shape[1]], bilinear_covariance(0.25, 0.25)
     if how == "spline":
         weights = np.zeros((31, 31))
         weights[15, 15] = 1
         weights = ndimage.shift(weights, (0.5, 0.5), order=3)
-        moved = ndimage.shift(big, (0.5, 0.5), order=3)[15 : 15 + shape[0], 15 : 15 + shape[1]]
+        moved = ndimage.shift(big, (0.5, 0.5), order=3)[12 : 12 + shape[0], 10 : 10 + shape[1]]
         return moved, convolve2d(weights, weights[::-1, ::-1])[20:41, 20:41]
     x, y = node_grid(shape)
     nodes = np.stack([x + 10.5, y + 12.5])

@@ -13,14 +13,11 @@ import numpy as np
 from scipy import fft
 
 from ks4diff.numerics.jit import jit
-from ks4diff.numerics.noise import half_plane_mean
+from ks4diff.numerics.noise import LEAST_POWER, half_plane_mean
 from ks4diff.numerics.psf_grid import embed, extract, widened
 from ks4diff.numerics.thin import taps, thin_row, thin_rows, thin_transform
 from ks4diff.numerics.zogy import lifted
 
-LEAST_POWER = (
-    0.02  # of the mean: where resampling left less noise, whitening would raise whatever stands there
-)
 FOOTPRINT = 13  # px: of a score's share in its neighbours; 6 px away a PSF of FWHM 6 px has 1e-4 left
 
 

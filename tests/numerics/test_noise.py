@@ -7,6 +7,7 @@ import pytest
 from scipy import fft
 
 from ks4diff.numerics.noise import (
+    LEAST_POWER,
     autocovariance,
     bilinear_covariance,
     cross_covariance,
@@ -67,7 +68,7 @@ class TestSpectra:
         relative = relative_power(power_spectrum(bilinear_covariance(0.25, 0.25), shape), shape)
         assert relative.dtype == np.float32
         assert half_plane_mean(relative, shape) == pytest.approx(1.0, rel=1e-6)
-        assert 0.015 < relative.min() <= 0.02
+        assert relative.min() == pytest.approx(LEAST_POWER, rel=0.01)
         assert relative.max() == pytest.approx(4.0, rel=0.02)
 
     def test_relative_power_whitens(self):
