@@ -208,8 +208,8 @@ def resampled(how, side, shape, rng):
 def half_moved(how, big, shape):
     """Return an image 40 px larger each way moved by half a pixel ("white": by none), cut to ``shape``.
 
-    Its pixel (y, x) is the moved one at about (y - 12, x - 10); with it the covariance of white noise of unit
-    variance so moved.
+    Its pixel (y, x) was at (y + 12.5, x + 10.5), of "white" at (y + 12, x + 10); with it comes the covariance
+    of white noise of unit variance so moved.
     """
     if how == "white":
         return big[12 : 12 + shape[0], 10 : 10 + shape[1]], WHITE
@@ -219,8 +219,8 @@ def half_moved(how, big, shape):
     if how == "spline":
         weights = np.zeros((31, 31))
         weights[15, 15] = 1
-        weights = ndimage.shift(weights, (0.5, 0.5), order=3)
-        moved = ndimage.shift(big, (0.5, 0.5), order=3)[12 : 12 + shape[0], 10 : 10 + shape[1]]
+        weights = ndimage.shift(weights, (-0.5, -0.5), order=3)
+        moved = ndimage.shift(big, (-0.5, -0.5), order=3)[12 : 12 + shape[0], 10 : 10 + shape[1]]
         return moved, convolve2d(weights, weights[::-1, ::-1])[20:41, 20:41]
     x, y = node_grid(shape)
     nodes = np.stack([x + 10.5, y + 12.5])

@@ -14,6 +14,7 @@ from ks4diff.products.image import PixelFlag
 
 WORKERS = 2
 STRIP_ROWS = 512
+BENT = 0.97  # noise bends a peak: what its pixel shows beside what a source's would
 VOID = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA | PixelFlag.DEAD_AMPLIFIER
 
 
@@ -33,15 +34,27 @@ class DetectConfig:
 def detect(difference: Difference, config: DetectConfig) -> Detections:
     """Return the peaks of |S_corr| above threshold, strongest first, with sub-pixel positions.
 
-    Flagged pixels count, and their candidates carry the flags; only where either image has no data at all is
-    there nothing to detect.
+    It is the top between the pixels that passes the threshold or not: of sources of S/N 5 their pixels show
+    half at 5.26 and FWHM 2.1 px, at 5.07 and 4 px. Flagged pixels count, and their candidates carry the
+    flags; only where either image has no data at all is there nothing to detect.
     """
-    radius = max(round(config.separation_fwhm * difference.psf.fwhm_pix), 2)
-    position = find_peaks(difference.score_corr, _usable(difference.flags), config.threshold, radius)
-    refined, _ = refine_peaks(difference.score_corr, position, difference.flux_err)
+    fwhm = difference.psf.fwhm_pix
+    radius = max(round(config.separation_fwhm * fwhm), 2)
+    lowest = config.threshold * BENT * _least_seen(fwhm)
+    position = find_peaks(difference.score_corr, _usable(difference.flags), lowest, radius)
     _, score = refine_peaks(difference.score_corr, position)
+    position, score = (part[..., np.abs(score) > config.threshold] for part in (position, score))
+    refined, _ = refine_peaks(difference.score_corr, position, difference.flux_err)
     order = np.argsort(-np.abs(score), kind="stable")  # a peak between pixels gains most by refining
     return Detections(x=refined[0, order], y=refined[1, order], score=score[order])
+
+
+def _least_seen(fwhm: float) -> float:
+    """Return what the highest pixel shows of a peak in the corner of four; P_D of ``fwhm`` px, S its square.
+
+    0.84 at 2 px, 0.96 at 4 px.
+    """
+    return 0.5 ** (1 / fwhm**2)
 
 
 def _usable(flags: np.ndarray) -> np.ndarray:

@@ -56,6 +56,10 @@ class TestDetect:
         assert len(detect(scored(peaks), DetectConfig())) == 1
         assert len(detect(scored(peaks), DetectConfig(threshold=4.0))) == 3
         assert len(detect(scored([]), DetectConfig())) == 0
+        # between four pixels, which show 0.957 of it
+        between = [(40.5, 30.5, 5.05), (80.5, 60.5, -4.95)]
+        assert len(detect(scored(between), DetectConfig())) == 1
+        assert np.abs(scored(between).score_corr).max() < 4.9
         with pytest.raises(ValueError, match="threshold"):
             DetectConfig(threshold=1.9)
 

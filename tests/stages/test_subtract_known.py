@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from ks4diff.numerics import patches, zogy
-from ks4diff.numerics.peaks import find_peaks
 from ks4diff.products.cells import Cells
 from ks4diff.products.image import PixelFlag
 from ks4diff.products.psf import PsfField
@@ -288,24 +287,6 @@ class TestVariance:
             return replace(made, chip=chip, template=template)
 
         assert self.spread(known_of, places, n=6) == pytest.approx(1, abs=0.15)
-
-
-def test_noise_makes_as_many_peaks_as_its_psf_says():
-    """Law 16: peaks beyond 3.5 sigma of both signs, against white noise filtered by the same P_D."""
-    shape, counts, nu = (500, 700), np.zeros(2), 3.5
-    for seed in range(4):
-        rng = np.random.default_rng([51, seed])
-        done = run(plan().exposed(shape, rng))
-        stamp = done.psf.stamp[::-1, ::-1].astype(float)
-        drawn = signal.fftconvolve(rng.normal(size=shape), stamp, mode="same") / np.sqrt((stamp**2).sum())
-        for k, image in enumerate((done.score_corr, drawn.astype(np.float32))):
-            inner = np.ascontiguousarray(image[20:-20, 20:-20])
-            counts[k] += find_peaks(inner, np.ones(inner.shape, dtype=bool), nu, 4).shape[1]
-    assert counts.min() > 100
-    assert abs(counts[0] - counts[1]) < 3 * np.sqrt(counts.sum())
-    sigma = 1 / np.sqrt(4 * np.pi * (done.psf.stamp.astype(float) ** 2).sum())  # of a Gaussian as compact
-    density = nu * np.exp(-(nu**2) / 2) / (2**2.5 * np.pi**1.5 * sigma**2)
-    assert counts[1] / (2 * 4 * 460 * 660) == pytest.approx(density, rel=0.3)
 
 
 class TestSources:
