@@ -102,7 +102,7 @@ def find_borders(
         return found
     smooth = terms(*(place / (np.array(shape[::-1])[:, None] / 2) - 1), order)
     tried = _every_line(shape)
-    sides = _beyond(*tried, place, shape).astype(np.float32)
+    sides = _Sides.of(*tried, place, shape)
     needed = _turned(tried[2]) + _needed(tried, likely, value.shape)
     while len(found) < MOST:
         gain = _gains(smooth, found.beyond(*place), value, error, sides) - needed
@@ -136,7 +136,8 @@ def _without_needless(found: Borders, data, smooth: np.ndarray, likely: Borders)
         gains = []
         for k in range(len(found)):
             rest = _with(found, none, skip=k)
-            sides = found.beyond(*place)[k : k + 1].astype(np.float32)
+            line = (part[k : k + 1] for part in (found.upright, found.at, found.slope))
+            sides = _Sides.of(*line, place, found.shape)
             gains.append(float(_gains(smooth, rest.beyond(*place), value, error, sides)[0]))
         spare = np.array(gains) - _needed((found.upright, found.at, found.slope), likely, value.shape)
         if spare.min() >= 0:
@@ -162,11 +163,50 @@ def _every_line(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndar
 def _beyond(upright, at, slope, place, shape) -> np.ndarray:
     """Return bool [lines, k]."""
     out = np.empty((len(at), place[0].size), dtype=bool)
-    x, y = (np.asarray(v, dtype=np.float32) for v in place)
-    for which, along, across in ((upright, x, y - shape[0] / 2), (~upright, y, x - shape[1] / 2)):
-        tilt = slope[which].astype(np.float32)[:, None]
-        out[which] = along - tilt * across > at[which].astype(np.float32)[:, None]
+    for k in range(len(at)):
+        out[k] = _along(upright[k], slope[k], place, shape) > np.float32(at[k])
     return out
+
+
+def _along(upright: bool, slope: float, place, shape: tuple[int, int]) -> np.ndarray:
+    """Return float32 [k]: where the parallel through each point crosses the middle of the image."""
+    x, y = (np.asarray(v, dtype=np.float32) for v in place)
+    along, across = (x, y - np.float32(shape[0] / 2)) if upright else (y, x - np.float32(shape[1] / 2))
+    return along - np.float32(slope) * across
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """Which of k points lie beyond each of n lines: those from ``first`` [n] on in their family's order.
+
+    ``order`` int [families, k] sorts the points across the lines of each family of parallels, ``family`` [n].
+    """
+
+    order: np.ndarray
+    family: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, upright, at, slope, place, shape) -> _Sides:
+        """Return those of lines x = at + slope (y - middle), where ``upright``, or y = ..."""
+        kinds, family = np.unique(np.stack([upright, slope]), axis=1, return_inverse=True)
+        order = np.empty((kinds.shape[1], place[0].size), dtype=np.int64)
+        first = np.empty(len(at), dtype=np.int64)
+        for k, (level, tilt) in enumerate(kinds.T):
+            along = _along(bool(level), tilt, place, shape)
+            order[k] = np.argsort(along, kind="stable")
+            mine = family == k
+            first[mine] = np.searchsorted(along[order[k]], at[mine].astype(np.float32), side="right")
+        return cls(order=order, family=family, first=first)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Return float64 [n, c]: the sum of values [k, c] of the points beyond each line.
+
+        By cumulative sums: of the 1500 lines of a chip one by one they took ten times as long.
+        """
+        beyond = np.zeros((len(self.order), len(values) + 1, values.shape[1]))
+        np.cumsum(values[self.order[:, ::-1]], axis=1, out=beyond[:, 1:])
+        return beyond[self.family, len(values) - self.first]
 
 
 def _with(found: Borders, new, skip: int = -1) -> Borders:
@@ -180,29 +220,25 @@ def _with(found: Borders, new, skip: int = -1) -> Borders:
 
 
 def _gains(
-    smooth: np.ndarray, steps: np.ndarray, value: np.ndarray, error: np.ndarray, sides: np.ndarray
+    smooth: np.ndarray, steps: np.ndarray, value: np.ndarray, error: np.ndarray, sides: _Sides
 ) -> np.ndarray:
-    """Return by how much chi² falls, over all values, when a step at each line of ``sides`` [l, k] is added.
+    """Return by how much chi² falls, over all values, when a step at each of the lines of ``sides`` is added.
 
     0 where the line sets too few stars apart from the steps that there are.
     """
     design = np.concatenate([smooth, steps.T], axis=1)
-    total = np.zeros(len(sides))
-    region = (steps * (1 << np.arange(len(steps)))[:, None]).sum(axis=0)
-    apart = np.zeros(len(sides))
+    _, region = np.unique((steps * (1 << np.arange(len(steps)))[:, None]).sum(axis=0), return_inverse=True)
     # how many stars a line cuts off within the regions that it crosses
-    for own in np.unique(region):
-        mine = sides[:, region == own]
-        high = mine.sum(axis=1)
-        apart += np.minimum(high, mine.shape[1] - high)
+    member = np.eye(region.max() + 1)[region]
+    high = sides.sums(member)
+    apart = np.minimum(high, member.sum(axis=0) - high).sum(axis=1)
+    total = np.zeros(len(apart))
     for v, e in zip(value, error, strict=True):
         q, rest = _residual(design, v, e)
-        q = q.astype(np.float32)
         # a step over its errors is the side times 1 / error
-        weight = (1 / e).astype(np.float32)
-        power = sides @ weight**2
-        free = power - ((sides @ (q * weight[:, None])) ** 2).sum(axis=1)
-        hits = sides @ (rest.astype(np.float32) * weight)
+        parts = sides.sums(np.concatenate([1 / e[:, None] ** 2, (rest / e)[:, None], q / e[:, None]], axis=1))
+        power, hits = parts[:, 0], parts[:, 1]
+        free = power - (parts[:, 2:] ** 2).sum(axis=1)
         total += np.where(free > 1e-3 * power, hits**2 / np.maximum(free, 1e-12), 0.0)
     return np.where(apart >= LEAST_STARS, total, 0.0)
 
@@ -233,7 +269,7 @@ def _refined(found: Borders, data, smooth: np.ndarray, turns: int) -> Borders:
             rest = _with(found, tuple(part[:0] for part in line), skip=len(found) - 1)
             at, slope = np.meshgrid(line[1] + np.linspace(-reach, reach, count), SLOPES)
             near = np.full(at.size, line[0][0]), at.ravel(), slope.ravel()
-            sides = _beyond(*near, place, found.shape).astype(np.float32)
+            sides = _Sides.of(*near, place, found.shape)
             gain = _gains(smooth, rest.beyond(*place), value, error, sides) - _turned(near[2])
             # of equally good ones the middle
             top = np.flatnonzero(gain >= gain.max() * (1 - 1e-6))

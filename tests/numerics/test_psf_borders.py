@@ -99,8 +99,10 @@ class TestFindBorders:
             slope=np.array([0.0, 0.01, -0.01]),
             shape=SHAPE,
         )
-        sides = lines.beyond(*place).astype(np.float32)
-        gains = psf_borders._gains(design, np.zeros((0, 120), dtype=bool), value, error, sides)
+        sides = lines.beyond(*place)
+        drawn = psf_borders._Sides.of(lines.upright, lines.at, lines.slope, place, SHAPE)
+        np.testing.assert_array_equal(drawn.sums(np.eye(120)), sides)
+        gains = psf_borders._gains(design, np.zeros((0, 120), dtype=bool), value, error, drawn)
 
         def chi2(columns):
             scaled = columns / error[0][:, None]
