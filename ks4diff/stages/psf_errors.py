@@ -32,34 +32,45 @@ def packed(
     ``shown`` [1 + m, n, n] is the mean and its modes, ``core`` bool [n, n] the pixels that errors speak of.
     An error is the standard deviation expected of the core's worst pixel: the noise of the mean and of the
     amplitudes, how stars scatter about the model beyond their noise, what the stars near by have in common,
-    and, without modes, how far from the stars a place is. Only the ``last`` field has its FWHM in every cell.
+    and, without modes, how far from the stars a place is. Only the ``last`` field has errors, NaN before, and
+    its FWHM in every cell.
     """
     mean, modes = shown[0], shown[1:]
-    peak = mean.max()
     shape = amplitudes.borders.shape
     maps, variances = amplitudes.drawn(config).astype(np.float32)
     field = Cells(values=maps, shape=shape)
+    error = Cells.constant(np.nan, shape)
+    if last:
+        error = _errors(sample, shown, amplitudes, Cells(values=variances, shape=shape), core)
+    return PsfField(
+        mean=mean.astype(np.float32),
+        modes=modes.astype(np.float32),
+        amplitudes=field,
+        error=error,
+        fwhm=_fwhm(mean, modes, field, last),
+        n_stars=len(sample.x),
+        light_error=_light_error(sample, mean, core),
+    )
+
+
+def _errors(
+    sample: Sample, shown: np.ndarray, amplitudes: Amplitudes, variances: Cells, core: np.ndarray
+) -> Cells:
+    """Return the standard error of the core, over the peak, in squares of 512 px."""
+    mean, modes, shape = shown[0], shown[1:], variances.shape
+    peak = mean.max()
     squares = Cells(values=np.zeros(cell_grid(shape, GROUP_PIX)), shape=shape)
     px, py = (a.ravel() for a in squares.middles())
     error2 = np.full(px.shape, SAMPLING**2 + LARGEST**2 * _noise(sample, mean, core) / peak**2)
     if len(modes):
         strength = (modes[:, core] ** 2).max(axis=1) / peak**2
-        error2 += strength @ Cells(values=variances, shape=shape).at(px, py)
+        error2 += strength @ variances.at(px, py)
     else:
         away = np.hypot(px - sample.x.mean(), py - sample.y.mean()) / 1000
         error2 += (SLOPE * away) ** 2
     scatter2, near2 = _misfit(sample, shown, amplitudes.at_stars, core, squares)
     error2 += scatter2 + near2.ravel()
-    error = np.sqrt(error2).reshape(squares.values.shape)
-    return PsfField(
-        mean=mean.astype(np.float32),
-        modes=modes.astype(np.float32),
-        amplitudes=field,
-        error=Cells(values=error.astype(np.float32), shape=shape),
-        fwhm=_fwhm(mean, modes, field, last),
-        n_stars=len(sample.x),
-        light_error=_light_error(sample, mean, core),
-    )
+    return replace(squares, values=np.sqrt(error2).reshape(squares.values.shape).astype(np.float32))
 
 
 def _light_error(sample: Sample, mean: np.ndarray, core: np.ndarray) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
+from ks4diff.numerics.far_pixels import clear_far, left_by
 from ks4diff.numerics.phase_waves import PhaseMaps, fitted
 from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders, apart, find_borders, no_borders
@@ -15,7 +18,6 @@ from ks4diff.numerics.scatter import excess_scatter
 from ks4diff.products.psf import PsfField
 from ks4diff.stages.psf_amplitudes import fit_amplitudes, no_amplitudes, with_regions
 from ks4diff.stages.psf_clean import (
-    MEDIAN_STARS,
     PIXEL_CUT,
     WIDTH_FLOOR,
     as_wide_as_neighbours,
@@ -28,7 +30,7 @@ from ks4diff.stages.psf_clean import (
 )
 from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.psf_errors import packed, with_unseen_steps
-from ks4diff.stages.psf_stars import Sample
+from ks4diff.stages.psf_stars import WORKERS, Sample
 from ks4diff.stages.psf_wave_fit import find_waves
 from ks4diff.stages.psf_waves import Waves, likely_borders, with_waves, without_waves
 
@@ -37,7 +39,7 @@ CHI2_CUT = 2.5  # times the median: galaxies and blends
 PRIOR_AMPLITUDE = 0.005  # of the peak: a mode that changes by less is not seen well enough to be redrawn
 REGION_CHANGE = 0.01  # of the peak: by how much a region is expected to be beyond what the modes say
 REFERENCE_SNR = 300.0  # of the stars that a PSF is that of
-HALF_NORMAL2 = 0.455  # median of the square of a unit normal
+PARTS = 8  # of a stamp's pixels, which are regressed apart
 FEW = 40  # stars: with fewer the PSF is one
 LEAST_WIDTH_FLOOR = 0.005  # of the peak: what centring and sampling add to a star's own noise
 
@@ -200,30 +202,24 @@ def _regressed(
     back = solver @ design.T
     flat = sample.stamps.reshape(len(sample.x), -1)
     known = sample.known.reshape(flat.shape)
-    sigma2 = stamp_variance(sample, before[0].ravel())
-    start = before.reshape(len(before), -1).astype(np.float32)
-    now = start
-    for _ in range(3):
-        off = flat - design.T @ now
-        off[~known | (off**2 > PIXEL_CUT**2 * sigma2 * _wrong(off, sigma2, sample.region))] = 0
-        now = start + solver @ off + back @ (now - start)
-    off = flat - design.T @ now
-    chi2 = np.where(known, off**2 / sigma2, 0)[:, core.ravel()].mean(axis=1)
-    return now.astype(np.float64).reshape(-1, n, n), chi2
 
+    def part(pixels: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return (mean and modes at some pixels, chi² of each star summed over those of the core)."""
+        model = before.reshape(len(before), -1)[:, pixels]
+        variance = stamp_variance(sample, model[0])
+        now = start = model.astype(np.float32)
+        for _ in range(3):
+            off = left_by(flat[:, pixels], design, now)
+            clear_far(off, known[:, pixels], variance, PIXEL_CUT, sample.region)
+            now = start + solver @ off + back @ (now - start)
+        inside = core.ravel()[pixels]
+        off = left_by(flat[:, pixels], design, now)[:, inside]
+        return now, np.where(known[:, pixels][:, inside], off**2 / variance[:, inside], 0).sum(axis=1)
 
-def _wrong(off: np.ndarray, sigma2: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Return float32 [k, p]: the median of off² [k, p] over its variance in a star's region, at least 1.
-
-    Where most stars of a region are far off a pixel's model, it is wrong and not they: dithers whose FWHM
-    differ by 1.8 put peaks 50 % apart, and every star's was left out.
-    """
-    out = np.empty(off.shape, dtype=np.float32)
-    for r in np.unique(region):
-        own = np.flatnonzero(region == r)
-        some = own[:: max(len(own) // MEDIAN_STARS, 1)]
-        out[own] = np.maximum(np.median(off[some] ** 2 / sigma2[some], axis=0) / HALF_NORMAL2, 1.0)
-    return out
+    edges = np.linspace(0, n * n, PARTS + 1).astype(int).tolist()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        now, chi2 = zip(*pool.map(part, [slice(*ends) for ends in pairwise(edges)]), strict=True)
+    return np.concatenate(now, axis=1).astype(np.float64).reshape(-1, n, n), sum(chi2) / core.sum()
 
 
 def _finished(coefficients: np.ndarray, fwhm: float, *, level: bool = True) -> np.ndarray:
