@@ -66,8 +66,9 @@ class Phases:
 
 def columns(phase: np.ndarray) -> np.ndarray:
     """Return float64 [2 harmonics, n]: cosines and sines of a phase [n]."""
-    angle = 2 * np.pi * phase
-    return np.stack([f(k * angle) for k in HARMONICS for f in (np.cos, np.sin)])
+    first = np.exp(2j * np.pi * phase)
+    waves = [first**k for k in HARMONICS]
+    return np.stack([part for wave in waves for part in (wave.real, wave.imag)])
 
 
 def next_wave(

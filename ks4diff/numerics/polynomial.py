@@ -41,20 +41,19 @@ def evaluate(coefficients: np.ndarray, u: np.ndarray, v: np.ndarray, degree: int
 @jit
 def _evaluate(coefficients, u, v, degree):
     """Sum the terms of each point: a design matrix of a chip's 330,000 nodes would take 56 MB."""
-    n_outputs = len(coefficients)
-    out = np.zeros((n_outputs, len(u)))
+    out = np.empty((len(coefficients), len(u)))
     powers_u, powers_v = np.ones(degree + 1), np.ones(degree + 1)
     for k in range(len(u)):
         for p in range(1, degree + 1):
             powers_u[p] = powers_u[p - 1] * u[k]
             powers_v[p] = powers_v[p - 1] * v[k]
-        term = 0
-        for total in range(degree + 1):
-            for j in range(total + 1):
-                value = powers_u[total - j] * powers_v[j]
-                for o in range(n_outputs):
-                    out[o, k] += coefficients[o, term] * value
-                term += 1
+        for o in range(len(coefficients)):
+            value, term = 0.0, 0
+            for total in range(degree + 1):
+                for j in range(total + 1):
+                    value += coefficients[o, term] * (powers_u[total - j] * powers_v[j])
+                    term += 1
+            out[o, k] = value
     return out
 
 

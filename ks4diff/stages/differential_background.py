@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
 from ks4diff.numerics import polynomial
 from ks4diff.numerics.levels import levels, paint_discs
@@ -37,10 +38,9 @@ class BackgroundMatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DifferentialBackground:
-    """Counts of the science image: smooth ``background``, its ``error``, (level, error) of each amplifier."""
+    """Counts of the science image: smooth ``background`` and (level, error) of each amplifier."""
 
     background: Cells
-    error: Cells
     levels: tuple[tuple[float, float], ...]
 
 
@@ -94,15 +94,13 @@ def differential_background(
     u, v = pieces.centres(shape)
     degree = min(config.degree, max(int(np.sqrt(len(found))) - 1, 0))
     design = polynomial.design(u, v, degree)
-    solution, covariance = _robust(design, pieces)
+    solution = _robust(design, pieces)
     cells = Cells(values=np.zeros(grid), shape=shape)
     mx, my = cells.middles()
     at = polynomial.design(2 * (mx + 0.5) / shape[1] - 1, 2 * (my + 0.5) / shape[0] - 1, degree)
-    own, own_error = _followed(_merged(pieces.level - design @ solution, pieces, grid), grid, config)
-    error = np.sqrt(np.einsum("ij,jk,ik->i", at, covariance, at) + own_error**2)
+    own = _followed(_merged(pieces.level - design @ solution, pieces, grid), grid, config)
     return DifferentialBackground(
         background=Cells(values=(at @ solution + own).reshape(grid).astype(np.float32), shape=shape),
-        error=Cells(values=error.reshape(grid).astype(np.float32), shape=shape),
         levels=tuple(zip(level.tolist(), level_error.tolist(), strict=True)) if amplifiers else (),
     )
 
@@ -191,8 +189,8 @@ def _inflation(chip, template, scale: Cells, every: int) -> float:
     return total / weight
 
 
-def _robust(design: np.ndarray, pieces: _Pieces) -> tuple[np.ndarray, np.ndarray]:
-    """Return (solution, covariance) by Huber's weights, scatter beyond noise allowed."""
+def _robust(design: np.ndarray, pieces: _Pieces) -> np.ndarray:
+    """Return the solution by Huber's weights, scatter beyond noise allowed."""
     scatter, solution = 0.0, np.zeros(design.shape[1])
     solution[0] = np.median(pieces.level)
     for _ in range(10):
@@ -203,9 +201,8 @@ def _robust(design: np.ndarray, pieces: _Pieces) -> tuple[np.ndarray, np.ndarray
         weight = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(residual), 1e-30)) / sigma**2
         normal = design.T @ (weight[:, None] * design)
         normal += 1e-9 * np.diag(np.diag(normal).clip(1e-30))
-        covariance = np.linalg.inv(normal)
-        solution = covariance @ (design.T @ (weight * pieces.level))
-    return solution, covariance
+        solution = np.linalg.solve(normal, design.T @ (weight * pieces.level))
+    return solution
 
 
 def _merged(left: np.ndarray, pieces: _Pieces, grid) -> tuple[np.ndarray, np.ndarray]:
@@ -219,8 +216,8 @@ def _merged(left: np.ndarray, pieces: _Pieces, grid) -> tuple[np.ndarray, np.nda
     return mean, error
 
 
-def _followed(measured, grid, config) -> tuple[np.ndarray, np.ndarray]:
-    """Return (structure, its error) per cell: as much of what is left as neighbouring cells share."""
+def _followed(measured, grid, config) -> np.ndarray:
+    """Return the structure of each cell: as much of what is left as neighbouring cells share."""
     mean, error = measured
     known = np.flatnonzero(np.isfinite(error))
     row, column = np.divmod(np.arange(len(mean)), grid[1])
@@ -233,14 +230,12 @@ def _followed(measured, grid, config) -> tuple[np.ndarray, np.ndarray]:
     products = products[np.isfinite(products)]
     alike = np.exp(-0.5 / config.reach_cells**2)
     if len(products) < 8:
-        return np.zeros(len(mean)), np.zeros(len(mean))
+        return np.zeros(len(mean))
     variance = float(products.mean()) / alike
     # chance alone: the product of two independent cells scatters by their variance
     if variance <= 2 * float(np.mean(clipped[known] ** 2)) / np.sqrt(len(products)):
-        return np.zeros(len(mean)), np.full(len(mean), np.sqrt(max(variance, 0.0)))
+        return np.zeros(len(mean))
     distance2 = (row[:, None] - row[known]) ** 2 + (column[:, None] - column[known]) ** 2
     prior = variance * np.exp(-0.5 * distance2 / config.reach_cells**2)
     inner = prior[known] + np.diag(error[known] ** 2)
-    solved = np.linalg.solve(inner, np.concatenate([clipped[known][:, None], prior.T], axis=1))
-    left = variance - np.einsum("ij,ji->i", prior, solved[:, 1:])
-    return prior @ solved[:, 0], np.sqrt(np.maximum(left, 0.0))
+    return prior @ cho_solve(cho_factor(inner, overwrite_a=True), clipped[known])

@@ -73,8 +73,9 @@ def _enough(chip: CalibratedChip, template: AlignedTemplate, least: int) -> None
     for start in range(0, chip.image.shape[0], 512):
         rows = slice(start, start + 512)
         count += int(np.count_nonzero((chip.image.flags[rows] | template.image.flags[rows]) == 0))
-    if count < least:
-        raise SkipChip("too few pixels in common", pixels=float(count))
+        if count >= least:
+            return
+    raise SkipChip("too few pixels in common", pixels=float(count))
 
 
 def _crowded(chip: CalibratedChip, config: MatchConfig) -> bool:

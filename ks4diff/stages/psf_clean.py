@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
 from ks4diff.numerics.psf_modes import radii
 from ks4diff.products.cells import Cells, cell_grid
-from ks4diff.stages.psf_stars import Sample
+from ks4diff.stages.psf_stars import WORKERS, Sample
 
 MODEL_FLOOR = 0.005  # of the peak: what centring and sampling add to a star's own noise
 WIDTH_FLOOR = 0.02  # of the peak: stars of a 512 px square may differ by so much at a border of a stack
 PIXEL_CUT = 4.5  # sigma: cosmic rays and unseen neighbours
 MEDIAN_STARS = 300  # of all stars of an image, spread evenly
+PARTS = 8  # of a stamp's pixels, each of which is looked at apart
 GROUP_PIX = 512.0  # of stars that share their noise and their place
 
 
@@ -26,17 +32,29 @@ def star_weights(sample: Sample, psf: np.ndarray, core: np.ndarray) -> np.ndarra
     return 1.0 / stamp_variance(sample, psf[core]).mean(axis=1, dtype=np.float64)
 
 
+def by_pixels(work: Callable[[slice], Any], n: int) -> list:
+    """Return what ``work`` gives for each of some equal parts of n pixels, on two threads."""
+    edges = np.linspace(0, n, PARTS + 1).astype(int).tolist()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(work, [slice(*ends) for ends in pairwise(edges)]))
+
+
 def weighted_mean(sample: Sample, psf: np.ndarray, core: np.ndarray) -> np.ndarray:
     """Return float64 [n, n]: the mean stamp; pixels far off their median do not count."""
     # the median of some hundred is sharp enough to clip about
     some = slice(None, None, max(len(sample.x) // MEDIAN_STARS, 1))
-    middle = np.median(sample.stamps[some], axis=0)
-    off = sample.stamps - middle
-    spread = 1.4826 * np.median(np.abs(off[some]), axis=0)
-    keep = sample.known & (np.abs(off) <= 3.5 * spread + 1e-12)
-    weight = star_weights(sample, psf, core).astype(np.float32)[:, None, None] * keep
-    total = weight.sum(axis=0, dtype=np.float64)
-    return middle + (weight * off).sum(axis=0, dtype=np.float64) / np.maximum(total, 1e-30)
+    weight = star_weights(sample, psf, core).astype(np.float32)[:, None]
+    stamps, known = (a.reshape(len(a), -1) for a in (sample.stamps, sample.known))
+
+    def part(pixels: slice) -> np.ndarray:
+        middle = np.median(stamps[some, pixels], axis=0)
+        off = stamps[:, pixels] - middle
+        spread = 1.4826 * np.median(np.abs(off[some]), axis=0)
+        kept = weight * (known[:, pixels] & (np.abs(off) <= 3.5 * spread + 1e-12))
+        total = kept.sum(axis=0, dtype=np.float64)
+        return middle + (kept * off).sum(axis=0, dtype=np.float64) / np.maximum(total, 1e-30)
+
+    return np.concatenate(by_pixels(part, psf.size)).reshape(psf.shape)
 
 
 def groups(sample: Sample, shape: tuple[int, int]) -> tuple[np.ndarray, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from ks4diff.products.psf import PsfField
 from ks4diff.stages.psf_amplitudes import Amplitudes
 from ks4diff.stages.psf_clean import GROUP_PIX, star_weights, widths
 from ks4diff.stages.psf_config import PsfConfig
-from ks4diff.stages.psf_stars import Sample
+from ks4diff.stages.psf_stars import WORKERS, Sample
 
 SAMPLING = 0.0015  # of the peak: what sub-pixel sampling and calmed wings leave
 LARGEST = 1.6  # sigma: the largest of a core's some five independent deviations, rms
@@ -103,7 +104,8 @@ def _fwhm(mean: np.ndarray, modes: np.ndarray, field: Cells, last: bool) -> Cell
     cut = slice(max(half - 10, 0), half + 11)
     amplitude = field.at(*(a.ravel() for a in wide.middles()))
     stamps = mean[cut, cut] + np.einsum("mp,mij->pij", amplitude, modes[:, cut, cut])
-    fwhm = np.array([half_max_width(s) for s in stamps], dtype=np.float32)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        fwhm = np.array(list(pool.map(half_max_width, stamps)), dtype=np.float32)
     return replace(wide, values=fwhm.reshape(wide.values.shape))
 
 
@@ -121,8 +123,7 @@ def _misfit(
     Both in width, in which PSFs change most, and beyond the stars' noise; the second per square, from the
     nine around it.
     """
-    model = np.einsum("ak,aij->kij", at_stars, shown[1:]).astype(np.float32)
-    value, error = widths(replace(sample, stamps=sample.stamps - model), shown[0], core)
+    value, error = widths(sample.without(at_stars, shown[1:]), shown[0], core)
     middle = np.median(value)
     spread2 = (1.4826 * np.median(np.abs(value - middle))) ** 2
     scatter2 = max(spread2 - float(np.median(error**2)), 0.0)

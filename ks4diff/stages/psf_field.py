@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
+from scipy import sparse
 
 from ks4diff.numerics.far_pixels import clear_far, left_by
 from ks4diff.numerics.phase_waves import PhaseMaps, fitted
@@ -21,6 +20,7 @@ from ks4diff.stages.psf_clean import (
     PIXEL_CUT,
     WIDTH_FLOOR,
     as_wide_as_neighbours,
+    by_pixels,
     calibrated,
     groups,
     stamp_variance,
@@ -30,7 +30,7 @@ from ks4diff.stages.psf_clean import (
 )
 from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.psf_errors import packed, with_unseen_steps
-from ks4diff.stages.psf_stars import WORKERS, Sample
+from ks4diff.stages.psf_stars import Sample
 from ks4diff.stages.psf_wave_fit import find_waves
 from ks4diff.stages.psf_waves import Waves, likely_borders, with_waves, without_waves
 
@@ -39,7 +39,6 @@ CHI2_CUT = 2.5  # times the median: galaxies and blends
 PRIOR_AMPLITUDE = 0.005  # of the peak: a mode that changes by less is not seen well enough to be redrawn
 REGION_CHANGE = 0.01  # of the peak: by how much a region is expected to be beyond what the modes say
 REFERENCE_SNR = 300.0  # of the stars that a PSF is that of
-PARTS = 8  # of a stamp's pixels, which are regressed apart
 FEW = 40  # stars: with fewer the PSF is one
 LEAST_WIDTH_FLOOR = 0.005  # of the peak: what centring and sampling add to a star's own noise
 
@@ -161,9 +160,8 @@ def _modes(
     sums = np.zeros((2, count, off.shape[1]))
     totals = np.zeros((2, count))
     for s in (0, 1):
-        part = np.zeros((count, len(group)))
-        mine = side == s
-        part[group[mine], np.flatnonzero(mine)] = weight[mine]
+        mine = np.flatnonzero(side == s)
+        part = sparse.csr_array((weight[mine], (group[mine], mine)), shape=(count, len(group)))
         totals[s] = part.sum(axis=1)
         sums[s] = part @ off
     both = (totals > 0).all(axis=0)
@@ -216,9 +214,7 @@ def _regressed(
         off = left_by(flat[:, pixels], design, now)[:, inside]
         return now, np.where(known[:, pixels][:, inside], off**2 / variance[:, inside], 0).sum(axis=1)
 
-    edges = np.linspace(0, n * n, PARTS + 1).astype(int).tolist()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        now, chi2 = zip(*pool.map(part, [slice(*ends) for ends in pairwise(edges)]), strict=True)
+    now, chi2 = zip(*by_pixels(part, n * n), strict=True)
     return np.concatenate(now, axis=1).astype(np.float64).reshape(-1, n, n), sum(chi2) / core.sum()
 
 

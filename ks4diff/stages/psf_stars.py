@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ks4diff.numerics.far_pixels import left_by
 from ks4diff.numerics.psf_stars import centred_stamps, cut, fit_cell, framed
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import StarList
@@ -45,6 +46,16 @@ class Sample:
         flux = self.flux.astype(np.float32).reshape(shape)
         light = np.maximum(psf, 0).astype(np.float32) / np.float32(self.gain)
         return (self.sky.astype(np.float32).reshape(shape) / flux + light) / flux
+
+    def without(self, strengths: np.ndarray, patterns: np.ndarray) -> Sample:
+        """Return the sample less ``patterns`` [m, n, n], as strong as ``strengths`` [m, k] in each star."""
+        pixels = self.stamps.shape[1] ** 2
+        left = left_by(
+            self.stamps.reshape(-1, pixels),
+            strengths.astype(np.float32),
+            patterns.reshape(-1, pixels).astype(np.float32),
+        )
+        return replace(self, stamps=left.reshape(self.stamps.shape))
 
     def only(self, keep: np.ndarray) -> Sample:
         """Return the sample of some stars."""

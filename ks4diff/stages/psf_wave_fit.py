@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from ks4diff.numerics.psf_borders import Borders
 from ks4diff.numerics.psf_modes import radii
 from ks4diff.numerics.scatter import excess_scatter
 from ks4diff.stages.psf_clean import WIDTH_FLOOR, as_wide_as_neighbours, stamp_variance, widths
-from ks4diff.stages.psf_stars import Sample
+from ks4diff.stages.psf_stars import WORKERS, Sample
 from ks4diff.stages.psf_waves import Waves, patterns
 
 MOST_TURN = 0.0175  # radians between a dither and its header: the camera is turned by up to 1 degree
@@ -173,7 +174,8 @@ def _where_waves_change(
         tried = [
             _with_borders(stars, waves.borders.and_line(upright, at), waves.found) for upright, at in places
         ]
-        evidence = [_evidence(stars, changed, calm) for changed in tried]
+        with ThreadPoolExecutor(WORKERS) as pool:
+            evidence = list(pool.map(lambda changed: _evidence(stars, changed, calm), tried))
         if not tried or max(evidence) - best < np.log(ODDS * len(tried)):
             return waves.borders
         waves, best = tried[int(np.argmax(evidence))], max(evidence)

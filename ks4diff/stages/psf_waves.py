@@ -50,6 +50,15 @@ class Waves:
     level: np.ndarray
     lost: np.ndarray
 
+    def of_found(self) -> Waves:
+        """Return the same with the maps of the dithers that were found alone."""
+        numbers = [number for number, _ in self.found]
+        return replace(
+            self,
+            maps=replace(self.maps, phases=self.maps.phases[numbers]),
+            found=tuple((k, turn) for k, (_, turn) in enumerate(self.found)),
+        )
+
     def members(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return float64 [1 + regions, n]: 1, and 1 where a pixel lies in each region."""
         return np.concatenate([np.ones((1, len(x))), self.borders.region(x, y) == self.regions[:, None]])
@@ -149,9 +158,7 @@ def patterns(psf: np.ndarray) -> np.ndarray:
 
 def without_waves(sample: Sample, mean: np.ndarray, waves: Waves) -> Sample:
     """Return the sample as if every star had the mean blur."""
-    blur = waves.at(sample.x, sample.y, averaged=False).astype(np.float32)
-    change = np.einsum("kn,kij->nij", blur, patterns(mean).astype(np.float32))
-    return replace(sample, stamps=sample.stamps - change)
+    return sample.without(waves.at(sample.x, sample.y, averaged=False), patterns(mean))
 
 
 def with_waves(field: PsfField, waves: Waves, beyond: np.ndarray, config: PsfConfig) -> PsfField:
@@ -163,7 +170,7 @@ def with_waves(field: PsfField, waves: Waves, beyond: np.ndarray, config: PsfCon
     shape = field.amplitudes.shape
     nodes = Cells(values=np.zeros(cell_grid(shape, config.border_node_pix)), shape=shape)
     x, y = (a.ravel() for a in nodes.middles())
-    blur = np.concatenate([field.amplitudes.at(x, y), waves.at(x, y, averaged=True)])
+    blur = np.concatenate([field.amplitudes.at(x, y), waves.of_found().at(x, y, averaged=True)])
     change = patterns(field.mean) + beyond
     strength = np.abs(change).max(axis=(1, 2)) / field.mean.max()
     error = np.sqrt(field.error.values**2 + strength**2 @ waves.lost)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ks4diff.numerics.inpaint import fill
+from ks4diff.numerics.inpaint import fill, fill_holes
 from tests import oracles
 from tests.strategies import seeds
 
@@ -61,3 +61,26 @@ def test_nothing_bad_gives_a_copy():
     filled = fill(image, np.zeros(image.shape, dtype=bool))
     np.testing.assert_array_equal(filled, image)
     assert not np.shares_memory(filled, image)
+
+
+def test_deep_holes_stay_at_sky_and_holes_are_told_apart():
+    image = np.full((600, 500), 7.0, dtype=np.float32)
+    bad = np.zeros(image.shape, dtype=bool)
+    bad[70:530, 60:440] = True
+    bad[3, :490] = True
+    bad[4:10, 20] = True  # of one hole with the row above
+    image[bad] = np.nan
+    filled = fill(image, bad)
+    np.testing.assert_array_equal(filled[210:390, 200:300], 0)
+    np.testing.assert_allclose(filled[3:10, 20], 7.0, rtol=1e-4)
+    np.testing.assert_array_equal(filled[~bad], 7.0)
+
+
+def test_an_image_of_any_layout_is_filled_in_place():
+    image = np.ones((40, 30), dtype=np.float32)
+    bad = np.zeros(image.shape, dtype=bool)
+    bad[10:13, 5:9] = True
+    image[bad] = np.nan
+    view = np.asfortranarray(image)
+    fill_holes(view, bad)
+    np.testing.assert_array_equal(view, fill(image, bad))
