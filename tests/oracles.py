@@ -163,8 +163,8 @@ def astrometric_variance(s_n, s_r, sigma):
     for axis, s in ((1, sigma[0]), (0, sigma[1])):
         slopes = []
         for part in (s_n, s_r):
-            one, two = (np.roll(part, -k, axis) - np.roll(part, k, axis) for k in (1, 2))
-            slopes.append((8 * one - two) / 12)
+            one, two, three = (np.roll(part, -k, axis) - np.roll(part, k, axis) for k in (1, 2, 3))
+            slopes.append((45 * one - 9 * two + three) / 60)
         total = total + s**2 * np.where(lesser_is_n, *slopes) ** 2
     return np.where((s_n > 0) & (s_r > 0), total, 0.0)
 

@@ -27,9 +27,13 @@ class Errors(NamedTuple):
 
 
 @jit
-def _slope(before2, before, after, after2):
-    """Return the derivative to fourth order: 1 % low at 0.13 cycles per pixel, where S has its power."""
-    return np.float32(2 / 3) * (after - before) - np.float32(1 / 12) * (after2 - before2)
+def _slope(before3, before2, before, after, after2, after3):
+    """Return the derivative to sixth order: 1 % low at 0.17 cycles per pixel, where a sharp S has its power.
+
+    To fourth order the slopes of S are 4 % low at FWHM 2.1 px, 1 % at 3 px.
+    """
+    near, far = np.float32(0.75) * (after - before), np.float32(0.15) * (after2 - before2)
+    return near - far + np.float32(1 / 60) * (after3 - before3)
 
 
 @jit
@@ -43,13 +47,15 @@ def _astrometric(s_n, s_r, x2, y2):
     rows, columns = s_n.shape
     out = np.empty((rows, columns), dtype=np.float32)
     for y in range(rows):
-        u2, u1, d1, d2 = (y - 2) % rows, (y - 1) % rows, (y + 1) % rows, (y + 2) % rows
+        u3, u2, u1 = (y - 3) % rows, (y - 2) % rows, (y - 1) % rows
+        d1, d2, d3 = (y + 1) % rows, (y + 2) % rows, (y + 3) % rows
         for x in range(columns):
-            l2, l1, r1, r2 = (x - 2) % columns, (x - 1) % columns, (x + 1) % columns, (x + 2) % columns
-            n_x = _slope(s_n[y, l2], s_n[y, l1], s_n[y, r1], s_n[y, r2])
-            r_x = _slope(s_r[y, l2], s_r[y, l1], s_r[y, r1], s_r[y, r2])
-            n_y = _slope(s_n[u2, x], s_n[u1, x], s_n[d1, x], s_n[d2, x])
-            r_y = _slope(s_r[u2, x], s_r[u1, x], s_r[d1, x], s_r[d2, x])
+            l3, l2, l1 = (x - 3) % columns, (x - 2) % columns, (x - 1) % columns
+            r1, r2, r3 = (x + 1) % columns, (x + 2) % columns, (x + 3) % columns
+            n_x = _slope(s_n[y, l3], s_n[y, l2], s_n[y, l1], s_n[y, r1], s_n[y, r2], s_n[y, r3])
+            r_x = _slope(s_r[y, l3], s_r[y, l2], s_r[y, l1], s_r[y, r1], s_r[y, r2], s_r[y, r3])
+            n_y = _slope(s_n[u3, x], s_n[u2, x], s_n[u1, x], s_n[d1, x], s_n[d2, x], s_n[d3, x])
+            r_y = _slope(s_r[u3, x], s_r[u2, x], s_r[u1, x], s_r[d1, x], s_r[d2, x], s_r[d3, x])
             of_n, of_r = x2 * n_x * n_x + y2 * n_y * n_y, x2 * r_x * r_x + y2 * r_y * r_y
             static = _lesser(s_n[y, x], s_r[y, x])
             squares = of_n if s_n[y, x] < s_r[y, x] else of_r
@@ -82,14 +88,14 @@ def _bend(up, here, down, left, right, corners):
 def _derived(s, y, left, errors, out):
     """Write what a shift and a bend make of a score into ``out``: of row ``y``, from column ``left`` on."""
     shift_x2, shift_y2, _, bend2 = errors
-    up2, up, row, down, down2 = s[y - 2], s[y - 1], s[y], s[y + 1], s[y + 2]
-    first = left - 2
-    up2, up, row, down, down2 = up2[first:], up[first:], row[first:], down[first:], down2[first:]
+    first = left - 3
+    up3, up2, up, row = s[y - 3][first:], s[y - 2][first:], s[y - 1][first:], s[y][first:]
+    down, down2, down3 = s[y + 1][first:], s[y + 2][first:], s[y + 3][first:]
     for x in range(out.size):
-        of_x = _slope(row[x], row[x + 1], row[x + 3], row[x + 4])
-        of_y = _slope(up2[x + 2], up[x + 2], down[x + 2], down2[x + 2])
-        corners = up[x + 1] - up[x + 3] - down[x + 1] + down[x + 3]
-        bend = _bend(up[x + 2], row[x + 2], down[x + 2], row[x + 1], row[x + 3], corners)
+        of_x = _slope(row[x], row[x + 1], row[x + 2], row[x + 4], row[x + 5], row[x + 6])
+        of_y = _slope(up3[x + 3], up2[x + 3], up[x + 3], down[x + 3], down2[x + 3], down3[x + 3])
+        corners = up[x + 2] - up[x + 4] - down[x + 2] + down[x + 4]
+        bend = _bend(up[x + 3], row[x + 3], down[x + 3], row[x + 2], row[x + 4], corners)
         out[x] = shift_x2 * of_x * of_x + shift_y2 * of_y * of_y + bend2 * bend
 
 
@@ -127,7 +133,7 @@ def terms(
     """Return the variance of S beyond that of the sky, float32 of the ``inner`` rectangle of pixels.
 
     ``planes`` float32 [y, x] are the scores of either image and the Poisson variance of S as the images' own
-    pixels show it, at least 2 px larger on all sides; ``sigma`` is that of S on sky.
+    pixels show it, at least 3 px larger on all sides; ``sigma`` is that of S on sky.
 
     What the noisy pixels show of their own variance is believed only where there is light beyond doubt: in
     the sky it would weigh high pixels down and low ones up and skew the score (at 50 e- of sky 84 pixels

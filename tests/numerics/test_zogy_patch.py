@@ -14,7 +14,7 @@ from tests.strategies import SHAPES, gaussian, moffat
 
 PSFS = moffat(25, 3.0).astype(np.float32), moffat(31, 4.2).astype(np.float32)
 COLOUR = bilinear_covariance(0.24, 0.21) / bilinear_covariance(0.24, 0.21)[1, 1]
-FRAMED = slice(2, 68), slice(2, 81)  # what lies 2 px within the scores of `TestTerms`
+FRAMED = slice(3, 67), slice(3, 80)  # what lies 3 px within the scores of `TestTerms`
 MARGIN = 62  # twice the larger stamp: nothing wraps
 
 
@@ -139,18 +139,18 @@ class TestTerms:
         np.testing.assert_allclose(score_variance.astrometric(n, r, 0.2, 0.1), twin, rtol=1e-4, atol=1e-5)
         errors = score_variance.Errors(shift_x2=0.04, shift_y2=0.01)
         variance = score_variance.terms((n, r, 0 * light), FRAMED, errors, 1.0)
-        np.testing.assert_allclose(variance, twin[2:-2, 2:-2], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(variance, twin[3:-3, 3:-3], rtol=1e-4, atol=1e-5)
 
     def test_light_counts_where_there_is_light_beyond_doubt(self):
         n, r, light = self.scores()
         variance = score_variance.terms((n, r, light), FRAMED, score_variance.Errors(), 1.0)
-        n, r, light = (image[2:-2, 2:-2] for image in (n, r, light))
+        n, r, light = (image[3:-3, 3:-3] for image in (n, r, light))
         sure = (np.maximum(n, r) > 10) | (np.minimum(n, r) > 4.5)
         none = (np.maximum(n, r) < 6) & (np.minimum(n, r) < 2.5)
         assert sure.any()
         np.testing.assert_allclose(variance[sure], light[sure], rtol=1e-6)
         assert not variance[none].any()
-        padded = tuple(np.pad(image, 2) for image in (n, r, 0 * light))
+        padded = tuple(np.pad(image, 3) for image in (n, r, 0 * light))
         scale = score_variance.terms(padded, FRAMED, score_variance.Errors(scale2=0.01), 1.0)
         np.testing.assert_allclose(scale, 0.01 * np.maximum(np.minimum(n, r), 0) ** 2, rtol=1e-5)
 
@@ -158,7 +158,7 @@ class TestTerms:
         n, r, light = self.scores()
         twin = oracles.psf_variance(n.astype(float), r.astype(float), 0.3)
         variance = score_variance.terms((n, r, 0 * light), FRAMED, score_variance.Errors(bend2=0.3), 1.0)
-        np.testing.assert_allclose(variance, twin[2:-2, 2:-2], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(variance, twin[3:-3, 3:-3], rtol=1e-4, atol=1e-5)
 
     def test_the_corrected_score(self):
         n, r, more = self.scores()
