@@ -261,3 +261,34 @@ def zogy(science, template, shape, *, sigma=(0.0, 0.0), lift=0.0):
         "score_flux": f_s,
         "variance": variance,
     }
+
+
+def proper_coadd(images, psfs, fluxes, sigmas):
+    """Return R, P_R and F_R, the coadd of Zackay & Ofek 2017b (eqs 7, 8): white noise of variance 1.
+
+    ``images`` [y, x] on one grid, PSFs odd stamps; R and P_R [y, x] on the grid, P_R centred at [0, 0].
+    """
+    shape = images[0].shape
+    summed, square = np.zeros(shape, complex), np.zeros(shape)
+    for image, psf, flux, sigma in zip(images, psfs, fluxes, sigmas, strict=True):
+        p = np.fft.fft2(centred(psf, shape))
+        summed += flux / sigma**2 * np.conj(p) * np.fft.fft2(image)
+        square += flux**2 / sigma**2 * np.abs(p) ** 2
+    f_r = np.sqrt(sum(flux**2 / sigma**2 for flux, sigma in zip(fluxes, sigmas, strict=True)))
+    return np.fft.ifft2(summed / np.sqrt(square)).real, np.fft.ifft2(np.sqrt(square)).real / f_r, f_r
+
+
+def delta_basis(science, template, half):
+    """Return the kernel [n, n] that makes the science image of the template, n = 2 half + 1: sfft's, constant.
+
+    Least squares with one unknown per pixel of the kernel, over the pixels that it reaches from inside.
+    """
+    rows, columns = science.shape
+    inner = slice(half, rows - half), slice(half, columns - half)
+    moved = [
+        template[half - v : rows - half - v, half - u : columns - half - u].ravel()
+        for v in range(-half, half + 1)
+        for u in range(-half, half + 1)
+    ]
+    kernel, *_ = np.linalg.lstsq(np.stack(moved, axis=1), science[inner].ravel(), rcond=None)
+    return kernel.reshape(2 * half + 1, 2 * half + 1)
