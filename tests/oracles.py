@@ -279,7 +279,7 @@ def proper_coadd(images, psfs, fluxes, sigmas):
 
 
 def delta_basis(science, template, half):
-    """Return the kernel [n, n] that makes the science image of the template, n = 2 half + 1: sfft's, constant.
+    """Return the kernel [n, n] that makes the science image of the template: constant, n = 2 half + 1.
 
     Least squares with one unknown per pixel of the kernel, over the pixels that it reaches from inside.
     """

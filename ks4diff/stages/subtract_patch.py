@@ -206,7 +206,8 @@ def _holes(f, flags, science, template, config):
     bad = holes.listed(flags)
     depth = holes.depths(flags.shape, bad)
     raised = flags.reshape(-1)[bad]
-    real, outside = bad[raised != holes.OUTSIDE], bad[raised == holes.OUTSIDE]
+    filled = raised != holes.OUTSIDE
+    real, outside = bad[filled], bad[~filled]
     behind = depth.copy()
     behind.reshape(-1)[outside] = 0
     holes.fill((science, template), behind, real)
@@ -214,7 +215,10 @@ def _holes(f, flags, science, template, config):
     area = 1 / float((f.psf.astype(np.float64) ** 2).sum())
     sigma2 = area / (4 * np.pi)
     open_part = (1 - np.exp(-(np.arange(holes.DEEPEST + 2) ** 2) / (2 * sigma2))).astype(np.float32)
-    loss, bits = holes.losses(flags, depth, bad, open_part, f.share)
+    parts = np.ones((2, len(bad)), dtype=np.float32)
+    parts[0, filled] = open_part[depth.reshape(-1)[real]]
+    parts[1, filled] = holes.noise_taken(behind, real, outside)
+    loss, bits = holes.losses(flags, depth, bad, parts, f.share)
     hidden = np.maximum(*(np.abs(image.reshape(-1)[real]) for image in (science, template)))
     raised = flags.reshape(-1)[real]
     saturated = (raised & np.uint16(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0

@@ -73,12 +73,12 @@ class TestLosses:
         flags = spotted(shape).astype(np.uint16) * 4
         bad = holes.listed(flags)
         depth = holes.depths(shape, bad)
-        part = np.linspace(0, 1, holes.DEEPEST + 2).astype(np.float32)
-        lost, bits = holes.losses(flags, depth, bad, part, self.SHARE.astype(np.float32))
-        for out, stamp in zip(lost, self.SHARE, strict=True):
-            seen = (flags != 0) & (depth <= 6)
-            twin = oracles.convolve(np.where(seen, part[depth], 0), stamp)
-            np.testing.assert_allclose(out, twin, atol=1e-5)
+        parts = np.random.default_rng(2).uniform(-1, 1, (2, len(bad))).astype(np.float32)
+        lost, bits = holes.losses(flags, depth, bad, parts, self.SHARE.astype(np.float32))
+        for out, part, stamp in zip(lost, parts, self.SHARE, strict=True):
+            plane = np.zeros(shape)
+            plane.ravel()[bad] = np.where(depth.ravel()[bad] <= 6, part, 0)
+            np.testing.assert_allclose(out, oracles.convolve(plane, stamp), atol=1e-5)
         assert set(np.unique(bits)) == {0, 4}
         assert (bits[flags != 0] == 4).all()
 
@@ -89,7 +89,7 @@ class TestLosses:
             flags,
             depths(flags),
             holes.listed(flags),
-            np.zeros(holes.DEEPEST + 2, np.float32),
+            np.ones((2, 60 * 20), np.float32),
             self.SHARE.astype(np.float32),
         )
         # half of a score's own row lies outside, but for half of its own pixel
@@ -103,9 +103,30 @@ class TestLosses:
                 flags,
                 depths(flags),
                 holes.listed(flags),
-                np.zeros(18, np.float32),
+                np.zeros((2, 0), np.float32),
                 np.zeros((2, 41, 41), np.float32),
             )
+
+    @pytest.mark.parametrize("size", [(1, 1), (3, 3), (2, 40), (12, 9), (38, 36)])
+    def test_the_noise_that_a_fill_adds_against_its_own_weights(self, size):
+        """1 - 2 F 1 - F F' 1, F by filling images of one good pixel each; and nothing from silent pixels."""
+        shape = (44, 45)
+        flags = np.zeros(shape, dtype=np.uint16)
+        flags[3 : 3 + size[0], 4 : 4 + size[1]] = 4
+        bad, depth = holes.listed(flags), depths(flags)
+        rim = np.flatnonzero(ndimage.binary_dilation(flags, np.ones((3, 3))) & (flags == 0))
+        weights = np.zeros((len(bad), len(rim)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(holes, "SWEEPS", 0)
+            for k, at in enumerate(rim):
+                image = np.zeros(shape, dtype=np.float32)
+                image.ravel()[at] = 1
+                holes.fill((image,), depth, bad)
+                weights[:, k] = image.ravel()[bad]
+        for silent in (rim[:0], rim[::2]):
+            heard = ~np.isin(rim, silent)
+            twin = 1 - 2 * weights.sum(axis=1) - weights[:, heard] @ weights[:, heard].sum(axis=0)
+            np.testing.assert_allclose(holes.noise_taken(depth, bad, silent), twin, atol=1e-5)
 
     def test_errors_of_fills_add_up(self):
         shape = (60, 71)

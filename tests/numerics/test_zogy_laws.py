@@ -104,9 +104,7 @@ class TestCoadd:
             for one, sigma in zip(units, self.SIGMAS, strict=True)
         )
         np.testing.assert_allclose(power, 1, atol=1e-4)
-        psf = oracles.proper_coadd(
-            [one.data for one in units], self.PSFS, self.FLUXES, self.SIGMAS
-        )[1]
+        psf = oracles.proper_coadd([one.data for one in units], self.PSFS, self.FLUXES, self.SIGMAS)[1]
         assert psf.sum() == pytest.approx(1, abs=1e-6)
         assert psf.argmax() == 0
 

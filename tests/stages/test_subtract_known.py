@@ -34,6 +34,14 @@ def plan(**options):
     return Plan(**{**sides, "scale": 0.8, **options})
 
 
+def normal(made, shape, rng):
+    """Return normal noise of both sides of a plan: quicker to draw than counted electrons."""
+    return [
+        rng.standard_normal(shape) * np.sqrt(side.variance(shape)[0, 0])
+        for side in (made.science, made.template)
+    ]
+
+
 def stars(psf, places, shape):
     """Return stars at whole pixels (x, y, flux)."""
     image, half = np.zeros(shape), len(psf) // 2
@@ -375,8 +383,8 @@ class TestSources:
 
 class TestHoles:
     @pytest.mark.parametrize("size", [(1, 1), (3, 3), (420, 2), (12, 12), (40, 30)])
-    def test_scores_beside_a_hole_are_right(self, size):
-        """A source 0 to 4 px beside the hole has its flux; noise there has its spread."""
+    def test_a_source_beside_a_hole_has_its_flux(self, size):
+        """0 to 4 px beside it: to 1.2 % where nothing is flagged, to 6 % where something is."""
         flags = np.zeros(SHAPE, dtype=np.uint16)
         top, left = (SHAPE[0] - size[0]) // 2, 250
         flags[top : top + size[0], left : left + size[1]] = PixelFlag.BAD_PIXEL
@@ -384,17 +392,31 @@ class TestHoles:
         for beyond in range(5):
             parts = stars(WIDE, [(edge + beyond, 210, 1e4)], SHAPE), np.zeros(SHAPE)
             done = run(plan().known(*parts, (flags, None)))
-            assert done.flux[210, edge + beyond] == pytest.approx(1e4, rel=0.06), beyond
-        scores = np.stack(
-            [
-                run(plan().exposed(SHAPE, np.random.default_rng([41, s]), flags=(flags, None))).score_corr[
-                    max(top, 14) : min(top + size[0], 400), edge : edge + 6
-                ]
-                for s in range(3 if size[0] > 100 else 12)
-            ]
-        )
-        few = scores.size / 36
-        assert scores.std() == pytest.approx(1, abs=0.1 + 3 / np.sqrt(2 * max(few, 8)))
+            allowed = 0.06 if done.flags[210, edge + beyond] else 0.012
+            assert done.flux[210, edge + beyond] == pytest.approx(1e4, rel=allowed), beyond
+
+    @pytest.mark.parametrize("size", [(1, 1), (3, 3), (1, 12), (12, 12)])
+    @pytest.mark.parametrize("fwhm", [2.4, 4.0])
+    def test_noise_beside_a_hole_has_unit_spread(self, size, fwhm):
+        """Of 110 holes in 8 draws, known to 1 %: within 2 px of them to 3 %, within 6 px to 1.5 %.
+
+        The fill repeats the noise of the rim: taken for lost noise, it makes scores next to a hole of 3x3 px
+        14 % too loud.
+        """
+        shape = (520, 580)
+        flags = np.zeros(shape, dtype=np.uint16)
+        for y in range(30, shape[0] - 40, 50):
+            for x in range(30, shape[1] - 40, 50):
+                flags[y : y + size[0], x : x + size[1]] = PixelFlag.BAD_PIXEL
+        made = plan(science=Side(psf=moffat(31, fwhm)))
+        power, rng = np.zeros(shape), np.random.default_rng(41)
+        for _ in range(8):
+            done = run(made.known(*normal(made, shape, rng), (flags, None)))
+            power += done.score_corr.astype(np.float64) ** 2 / 8
+        away = ndimage.distance_transform_edt(flags == 0)
+        for reach, allowed in ((2.3, 0.03), (6.3, 0.015)):
+            near = (away > 0) & (away < reach) & (done.flags == 0)
+            assert np.sqrt(power[near].mean()) == pytest.approx(1, abs=allowed)
 
     def test_what_the_template_lacks_is_never_unflagged(self):
         flags = np.zeros(SHAPE, dtype=np.uint16)
@@ -426,6 +448,7 @@ class TestHoles:
         parts[0][200:231, :16] = 1e6 * WIDE[:, 15:]
         done = run(plan().known(*parts))
         assert np.abs(done.score_corr[:, -60:]).max() < 1e-2
-        scores = [run(plan().exposed(SHAPE, np.random.default_rng([5, s]))).score_corr for s in range(8)]
+        rng, shape = np.random.default_rng(5), (150, 140)
+        scores = [run(plan().known(*normal(plan(), shape, rng))).score_corr for _ in range(80)]
         border = np.concatenate([np.r_[s[:3].ravel(), s[-3:].ravel(), s[:, :3].ravel()] for s in scores])
-        assert border.std() == pytest.approx(1, abs=0.06)
+        assert border.std() == pytest.approx(1, abs=0.02)  # known to 0.8 %
