@@ -30,6 +30,7 @@ from ks4diff.stages.psf_clean import (
 )
 from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.psf_errors import packed, with_unseen_steps
+from ks4diff.stages.psf_faint import faintness
 from ks4diff.stages.psf_stars import Sample
 from ks4diff.stages.psf_wave_fit import find_waves
 from ks4diff.stages.psf_waves import Waves, likely_borders, with_waves, without_waves
@@ -38,7 +39,6 @@ FADE = 0.85  # of the half-width: there a stamp begins to fade, or its border wo
 CHI2_CUT = 2.5  # times the median: galaxies and blends
 PRIOR_AMPLITUDE = 0.005  # of the peak: a mode that changes by less is not seen well enough to be redrawn
 REGION_CHANGE = 0.01  # of the peak: by how much a region is expected to be beyond what the modes say
-REFERENCE_SNR = 300.0  # of the stars that a PSF is that of
 FEW = 40  # stars: with fewer the PSF is one
 LEAST_WIDTH_FLOOR = 0.005  # of the peak: what centring and sampling add to a star's own noise
 
@@ -84,14 +84,40 @@ def build_field(
     level = Sample(**{**vars(sample), "stamps": sample.stamps / total[:, None, None]})
     amplitudes = with_regions(amplitudes, sample)
     blur, unit = _blurs(sample, waves)
-    fresh = np.zeros((1 + len(amplitudes.at_stars) + len(blur) - len(coefficients), n, n))
     at_stars = np.concatenate([amplitudes.at_stars, blur])
-    coefficients, _ = _regressed(level, np.concatenate([coefficients, fresh]), at_stars, core)
+    fresh = np.zeros((1 + len(at_stars) - len(coefficients), n, n))
+    coefficients = np.concatenate([coefficients, fresh])
+    if last and phases is not None:
+        level = _as_bright(level, coefficients, at_stars, fwhm)
+    coefficients, _ = _regressed(level, coefficients, at_stars, core)
     shown, beyond = np.split(_finished(coefficients, fwhm), [len(coefficients) - len(blur)])
     field = packed(sample, shown, amplitudes, core, config, last)
     if last and phases is not None:
         field = with_unseen_steps(field, sample, apart(likely_borders(phases, shape)))
     return field if waves is None else with_waves(field, waves, beyond / unit, config), sample
+
+
+def _as_bright(sample: Sample, before: np.ndarray, amplitudes: np.ndarray, fwhm: float) -> Sample:
+    """Return the sample as if every star had the S/N that `faintness` counts from.
+
+    What changes with it is sought within 2.5 FWHM, where light is above the noise; ``before`` and
+    ``amplitudes`` as `_regressed` takes them.
+    """
+    reach, middle = int(np.ceil(2.5 * fwhm)), before.shape[1] // 2
+    inner = slice(max(middle - reach, 0), middle + reach + 1)
+    part = replace(sample, stamps=sample.stamps[:, inner, inner], known=sample.known[:, inner, inner])
+    model = before[:, inner, inner]
+    n = model.shape[1]
+    core = radii(n) <= 1.5 * fwhm
+    faint = faintness(part, model, amplitudes, core)
+    if not len(faint):
+        return sample
+    fresh = np.zeros((len(faint), n, n))
+    found, _ = _regressed(part, np.concatenate([model, fresh]), np.concatenate([amplitudes, faint]), core)
+    change = np.einsum("rk,rij->kij", faint, found[-len(faint) :] * taper(n, 1.5 * fwhm, 2.5 * fwhm))
+    stamps = sample.stamps.copy()
+    stamps[:, inner, inner] -= change.astype(np.float32)
+    return replace(sample, stamps=stamps)
 
 
 def _blurs(sample: Sample, waves: Waves | None) -> tuple[np.ndarray, np.ndarray]:

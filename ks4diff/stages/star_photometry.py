@@ -10,6 +10,7 @@ import numpy as np
 from ks4diff.numerics.pair_photometry import common_kernels, pair_sums
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
+from ks4diff.products.psf import PsfField
 
 WORKERS = 2
 
@@ -32,6 +33,7 @@ class StarRatioConfig:
     enough_in_block: int = 4  # to have a middle of its own
     width: float = 1.4  # of the weights over the common PSF's: an error of a PSF's width of 1 % costs 0.3 %
     level_width: float = 2.0  # of the level's weights over these: its noise adds a tenth
+    unlike: float = 0.01  # of the peak: PSFs that differ by more, across a border, are not those of one block
     inner_fwhm: float = 2.0  # radius within which every pixel must be good
 
 
@@ -70,12 +72,12 @@ def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRat
     if s.clean[order].sum() >= config.enough_clean:
         order = order[s.clean[order]]
     j, i = cells.cell_of(s.x[order], s.y[order])
-    which = j * cells.values.shape[1] + i
+    middles = np.array([[(a.start + a.stop - 1) / 2 for a in (columns, rows)] for *_, rows, columns in boxes])
+    place = np.stack([s.x[order], s.y[order]])
+    which, at = _alike((chip.psf, template.psf), place, j * cells.values.shape[1] + i, middles.T, config)
     members = np.argsort(which, kind="stable")
-    first = np.searchsorted(which[members], np.arange(len(boxes) + 1))
-
-    middles = [[(part.start + part.stop - 1) / 2 for part in (columns, rows)] for *_, rows, columns in boxes]
-    there = [_Middles.of(part, *np.array(middles).T) for part in (chip, template)]
+    first = np.searchsorted(which[members], np.arange(at.shape[1] + 1))
+    there = [_Middles.of(part, *at) for part in (chip, template)]
 
     def one(k: int) -> np.ndarray:
         own = order[members[first[k] : first[k + 1]]]
@@ -83,13 +85,42 @@ def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRat
         return np.concatenate([table, np.full((1, table.shape[1]), float(k))])
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        found = np.concatenate([np.empty((7, 0)), *pool.map(one, range(len(boxes)))], axis=1)
+        found = np.concatenate([np.empty((7, 0)), *pool.map(one, range(at.shape[1]))], axis=1)
     return _ratios(found, config)
+
+
+def _alike(
+    psfs: tuple[PsfField, PsfField],
+    place: np.ndarray,
+    block: np.ndarray,
+    middles: np.ndarray,
+    config: StarRatioConfig,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (part int64 [k], where each part's PSFs are taken [2, p]) of sources at ``place`` [2, k].
+
+    Parts are the blocks, with the PSFs of their ``middles`` [2, b], less the sources whose own differ by more
+    than `unlike`, across a border of a stack: parts of their own, with the PSFs of the brightest source.
+    """
+    points = np.concatenate([middles, place], axis=1)
+    strength = [np.abs(psf.modes).max(axis=(1, 2), initial=0) / psf.mean.max() for psf in psfs]
+    change = [psf.amplitudes.at(*points) * much[:, None] for psf, much in zip(psfs, strength, strict=True)]
+    usual, own = np.split(np.concatenate(change), [middles.shape[1]], axis=1)
+    part, at = np.empty_like(block), middles
+    number, left = np.arange(middles.shape[1]), np.arange(len(block))
+    while len(left):
+        far = np.abs(own[:, left] - usual[:, block[left]]).max(axis=0, initial=0) > config.unlike
+        part[left[~far]] = number[block[left[~far]]]
+        left = left[far]
+        lead = left[np.unique(block[left], return_index=True)[1]]
+        number[block[lead]] = at.shape[1] + np.arange(len(lead))
+        usual[:, block[lead]] = own[:, lead]
+        at = np.concatenate([at, place[:, lead]], axis=1)
+    return part, at
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Middles:
-    """What an image is like in the middles of blocks [k]: the sky's variance, the PSF [k, n, n] and its FWHM.
+    """What an image is like in the middles of parts [k]: the sky's variance, the PSF [k, n, n] and its FWHM.
 
     ``noise`` [k, 2] is the variance of sky that smooth weights see, correlation included, and that per count.
     """
