@@ -14,11 +14,20 @@ PAD = 12  # zeros around the stamp, in which the spline's filter fades
 def moved_psfs(psf: np.ndarray, dx: np.ndarray, dy: np.ndarray, n: int) -> np.ndarray:
     """Return float32 [k, n, n]: the middle of a PSF moved right and up by (dx, dy) [k] px; 0 beyond it.
 
-    ``psf`` [m, m], m and n odd, so that the middle pixel of one is that of the other; moves are below 1 px.
+    ``psf`` [m, m], m and n odd, so that the middle pixel of one is that of the other; moves are below 8 px.
     Interpolation is by B-splines of fifth order.
     """
+    return moved_splines(splines(psf, n), dx, dy, n)
+
+
+def splines(psf: np.ndarray, n: int) -> np.ndarray:
+    """Return the B-spline coefficients of a PSF amid zeros, for `moved_splines`: most of the work."""
     wide = np.pad(np.asarray(psf, dtype=np.float64), PAD + max((n - psf.shape[0]) // 2, 0))
-    coefficients = ndimage.spline_filter(wide, order=ORDER, mode="mirror")
+    return ndimage.spline_filter(wide, order=ORDER, mode="mirror")
+
+
+def moved_splines(coefficients: np.ndarray, dx: np.ndarray, dy: np.ndarray, n: int) -> np.ndarray:
+    """Return what `moved_psfs` does, of `splines`."""
     out = np.empty((len(dx), n, n), dtype=np.float32)
     _move(coefficients, np.asarray(dx, dtype=np.float64), np.asarray(dy, dtype=np.float64), out)
     return out

@@ -84,7 +84,7 @@ def filters(science: PatchSide, template: PatchSide, shape: tuple[int, int], lif
     a2, b2 = np.abs(a) ** 2, np.abs(b) ** 2
     power_n, power_r = science.sigma2 * tint[0], template.sigma2 * tint[1]
     den = power_n * b2 + power_r * a2
-    flux = float(1 / np.sqrt(den[0, 0]))  # eq 15 at k = 0
+    flux = float(abs(a[0, 0] * b[0, 0]) / np.sqrt(den[0, 0]))  # eq 15 at k = 0
     k_n, k_r = np.conj(a) * b2 / den, np.conj(b) * a2 / den  # eqs 28-29
     coloured = [k * np.sqrt(t) for k, t in zip((k_n, k_r), tint, strict=True)]
     both, response = a * b / (flux * np.sqrt(den)), a2 * b2 / den  # eq 14, and S of a unit star

@@ -45,7 +45,7 @@ def bleed_trails(data: np.ndarray, saturated: np.ndarray, chip: str, config: Ble
     """
     trails = np.zeros(data.shape, dtype=bool)
     directions = DIRECTIONS.get(chip, (1, -1))
-    for box, patch in _patches(saturated):
+    for box, patch in patches(*np.nonzero(saturated)):
         if patch.sum(axis=0).max() < config.bleed_least_pix:
             continue
         for direction in directions:
@@ -57,13 +57,13 @@ def bleed_trails(data: np.ndarray, saturated: np.ndarray, chip: str, config: Ble
     return trails
 
 
-def _patches(saturated: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+def patches(y: np.ndarray, x: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
     """Yield (box, bool image of the box) of each patch of pixels joined along sides or corners.
 
-    Few pixels are full: `scipy.ndimage.label` looks at all of them, for 2 s of a chip.
+    ``y``, ``x`` int [n]: the pixels, row by row. Few are full: `scipy.ndimage.label` looks at all of an
+    image, for 2 s of a chip.
     """
-    wide = saturated.shape[1] + 2  # a margin, lest a row's last pixel touch the next row's first
-    y, x = np.nonzero(saturated)
+    wide = int(x.max(initial=0)) + 3  # a margin, lest a row's last pixel touch the next row's first
     place = y * wide + x
     steps = np.array([1, wide - 1, wide, wide + 1])
     at = np.searchsorted(place, place[:, None] + steps)

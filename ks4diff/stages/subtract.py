@@ -16,6 +16,7 @@ from ks4diff.products.difference import Difference, Match
 from ks4diff.products.psf import Psf
 from ks4diff.products.registration import Registration
 from ks4diff.stages.bleed_masks import BleedConfig, flag_bleeds, flag_border
+from ks4diff.stages.bright_stars import bright_stars
 from ks4diff.stages.patch_noise import depth
 from ks4diff.stages.subtract_patch import Pair, PatchResult, SubtractConfig, subtract_patch
 
@@ -39,7 +40,8 @@ def subtract(
     margin = max(int(np.ceil(config.margin_fwhm * fwhm)), 8)
     (down, high), (along, wide) = (spans(size, margin, config.overlap_pix) for size in shape)
     depths = depth(chip, match.amplifiers), depth(template)
-    pair = Pair(chip, template, match, registration, config, depths, (high, wide), margin)
+    bright = bright_stars(chip, template, match)
+    pair = Pair(chip, template, match, registration, config, depths, (high, wide), margin, bright)
     difference, score, error = (np.zeros(shape, dtype=np.float32) for _ in range(3))
     flags = np.zeros(shape, dtype=np.uint16)
     kept = []

@@ -9,7 +9,9 @@ import numpy as np
 
 from ks4diff.numerics import holes, zogy_patch
 from ks4diff.numerics.background_left import background_left, block_means, subtract_level
+from ks4diff.numerics.halos import subtract_halos
 from ks4diff.numerics.moments import half_max_width
+from ks4diff.numerics.moved_psf import moved_psfs
 from ks4diff.numerics.patches import Span, window
 from ks4diff.numerics.score_variance import Errors, corrected, terms
 from ks4diff.numerics.zogy import PSF_LIFT, transform_noise
@@ -18,9 +20,11 @@ from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Match
 from ks4diff.products.image import PixelFlag
 from ks4diff.products.registration import Registration
+from ks4diff.stages.bright_stars import BrightStars, psf_with_wings
 from ks4diff.stages.on_scale import Place, science_on_scale, template_on_scale
 from ks4diff.stages.patch_noise import science_noise, template_noise
 
+CUT_STAR = 5.0  # sigma of the sky: what is brighter beyond the border is no noise
 NODE_STEP = 32  # px between the nodes that carry the sky's variance
 
 
@@ -46,7 +50,8 @@ class SubtractConfig:
 class Pair(NamedTuple):
     """All that a patch takes its share of; ``margin`` px are read beyond it on a grid of ``shape``.
 
-    ``depths`` of `patch_noise.depth`: both images' local variance over its mean.
+    ``depths`` of `patch_noise.depth`: both images' local variance over its mean; ``bright`` of
+    `bright_stars`.
     """
 
     chip: CalibratedChip
@@ -57,6 +62,7 @@ class Pair(NamedTuple):
     depths: tuple[Cells, Cells]
     shape: tuple[int, int]
     margin: int
+    bright: BrightStars
 
 
 class PatchResult(NamedTuple):
@@ -85,7 +91,10 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     inner = tuple(slice(pair.margin, pair.margin + s.stop - s.start) for s in (rows, columns))
     lost, bits = None, flags
     if flags.any():
-        lost, bits = _holes(f, flags, science, template, pair.config)
+        full = _full_stars(pair, rows, columns)
+        _add(full, (science, template), -1.0)
+        lost, bits = _holes(pair, f, flags, science, template)
+        _add(full, (science, template), 1.0)
     difference, s_n, s_r, light = zogy_patch.apply(f, science, template)
     sky = f.sky_n * depths[0] / means[0] + f.sky_r * depths[1] / means[1]
     variance = terms((s_n, s_r, light), inner, errors, np.sqrt(f.score_flux))
@@ -100,7 +109,9 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     )
     own = flags[inner].copy()
     if taken is not None:
-        own[taken] |= bits[inner][taken] & np.uint16(holes.OUTSIDE - 1)
+        raised = bits[inner][taken]
+        border = np.where(raised & holes.OUTSIDE, np.uint16(PixelFlag.EDGE), np.uint16(0))
+        own[taken] |= (raised & np.uint16(holes.OUTSIDE - 1)) | border
     reach = len(f.psf) // 4  # P_D is twice as wide as the PSFs that made it
     psf = f.psf[reach : len(f.psf) - reach, reach : len(f.psf) - reach].copy()
     return PatchResult(
@@ -134,8 +145,10 @@ def _filters(pair: Pair, rows: Span, columns: Span, depths: list[float]) -> tupl
     )
     scale = float(_value(match.scale, x, y, match.flux_scale))
     sides, noise_of_psf = [], 0.0
-    for image, noise, factor in ((chip, noises[0], 1.0), (template, noises[1], scale)):
-        psf = image.psf.at(x, y)
+    for image, noise, factor, wings in zip(
+        (chip, template), noises, (1.0, scale), pair.bright.wings, strict=True
+    ):
+        psf = psf_with_wings(image.psf, wings, x, y)
         error = _value(image.psf.error, x, y, 0.0)
         noise_of_psf = max(noise_of_psf, transform_noise(psf, float(error)))
         gain = image.gain / factor if config.source_noise else np.inf
@@ -178,6 +191,7 @@ def _pixels(pair: Pair, rows: Span, columns: Span) -> tuple[np.ndarray, np.ndarr
     flags = np.full(pair.shape, holes.OUTSIDE, dtype=np.uint16)
     np.bitwise_or(pair.chip.image.flags[y, x], pair.template.image.flags[y, x], out=flags[to_y, to_x])
     beyond_y, beyond_x = pair.margin + rows.stop - rows.start, pair.margin + columns.stop - columns.start
+    _less_halos(pair, rows, columns, science.grid, (to_y, to_x))
     # what lies beyond the margins on the grid is no edge of the chip
     flags[beyond_y + pair.margin :, :] = 0
     flags[:, beyond_x + pair.margin :] = 0
@@ -201,8 +215,11 @@ def _level_background(pair: Pair, rows: Span, columns: Span, images, flags: np.n
     return left.variance
 
 
-def _holes(f, flags, science, template, config):
-    """Fill the holes of either image in both, and return what they cost around them with whose flags."""
+def _holes(pair, f, flags, science, template):
+    """Fill the holes of either image in both, and return what they cost around them with whose flags.
+
+    What lies beyond the border is a hole too: a star that the border cuts ends as softly in both images.
+    """
     bad = holes.listed(flags)
     depth = holes.depths(flags.shape, bad)
     raised = flags.reshape(-1)[bad]
@@ -211,6 +228,7 @@ def _holes(f, flags, science, template, config):
     behind = depth.copy()
     behind.reshape(-1)[outside] = 0
     holes.fill((science, template), behind, real)
+    _fill_beyond(pair, (science, template), depth, outside)
     # how much of a star's light a fill misses: a pixel next to good ones knows it from them
     area = 1 / float((f.psf.astype(np.float64) ** 2).sum())
     sigma2 = area / (4 * np.pi)
@@ -219,11 +237,67 @@ def _holes(f, flags, science, template, config):
     parts[0, filled] = open_part[depth.reshape(-1)[real]]
     parts[1, filled] = holes.noise_taken(behind, real, outside)
     loss, bits = holes.losses(flags, depth, bad, parts, f.share)
-    hidden = np.maximum(*(np.abs(image.reshape(-1)[real]) for image in (science, template)))
-    raised = flags.reshape(-1)[real]
+    hidden = np.maximum(*(np.abs(image.reshape(-1)[bad]) for image in (science, template)))
     saturated = (raised & np.uint16(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
+    config = pair.config
     part = np.where(saturated, config.saturated_fill_error, config.fill_error).astype(np.float32)
-    unknown = part * open_part[depth.reshape(-1)[real]] * hidden
+    unknown = part * open_part[depth.reshape(-1)[bad]] * hidden
     stamp = np.maximum(np.abs(f.kernel_n), np.abs(f.kernel_r)).astype(np.float32)
-    errors = holes.fill_errors(flags, real, unknown, stamp, 0.1 * np.sqrt(f.score_flux), bits)
+    errors = holes.fill_errors(flags, bad, unknown, stamp, 0.1 * np.sqrt(f.score_flux), bits)
     return (loss, errors), bits
+
+
+def _fill_beyond(pair: Pair, images, depth: np.ndarray, outside: np.ndarray) -> None:
+    """Fill what lies beyond the border, in place, where a star's light does; elsewhere it stays 0."""
+    holes.fill(images, depth, outside)
+    sigmas = pair.chip.noise.sigma, pair.match.flux_scale * pair.template.noise.sigma
+    lit = np.zeros(len(outside), dtype=np.bool_)
+    for image, sigma in zip(images, sigmas, strict=True):
+        lit |= np.abs(image.reshape(-1)[outside]) > CUT_STAR * sigma
+    for image in images:
+        image.reshape(-1)[outside[~lit]] = 0
+
+
+def _less_halos(
+    pair: Pair, rows: Span, columns: Span, image: np.ndarray, inside: tuple[slice, slice]
+) -> None:
+    """Subtract the halos of bright stars from the science image, in place, where the chip is."""
+    reach = len(pair.bright.halo)
+    stars = _on_grid(pair, rows, columns, pair.bright.stars, reach)
+    if pair.bright.halo.any() and stars.size:
+        corner = np.array([[inside[1].start], [inside[0].start], [0.0]])
+        subtract_halos(image[inside], stars - corner, pair.bright.halo)
+
+
+def _on_grid(pair: Pair, rows: Span, columns: Span, stars: np.ndarray, reach: int) -> np.ndarray:
+    """Return the stars [3, k] that reach onto a patch's grid, at their pixels of it."""
+    x, y = stars[0] - columns.start + pair.margin, stars[1] - rows.start + pair.margin
+    near = (x > -reach) & (x < pair.shape[1] + reach) & (y > -reach) & (y < pair.shape[0] + reach)
+    return np.stack([x, y, stars[2]])[:, near]
+
+
+def _full_stars(pair: Pair, rows: Span, columns: Span) -> list:
+    """Return (grid slices, light in the science image, in the template) of each saturated star near."""
+    out = []
+    half = max(part.psf.mean.shape[0] for part in (pair.chip, pair.template)) // 2
+    for x, y, flux in _on_grid(pair, rows, columns, pair.bright.full, half).T:
+        i, j = round(x), round(y)
+        place = x + columns.start - pair.margin, y + rows.start - pair.margin
+        low = max(j - half, 0), max(i - half, 0)
+        grid = slice(low[0], max(j + half + 1, 0)), slice(low[1], max(i + half + 1, 0))
+        cut = tuple(slice(a - k + half, None) for a, k in zip(low, (j, i), strict=True))
+        size = tuple(max(min(g.stop, n) - g.start, 0) for g, n in zip(grid, pair.shape, strict=True))
+        light = []
+        for part, wings in zip((pair.chip, pair.template), pair.bright.wings, strict=True):
+            psf = psf_with_wings(part.psf, wings, *place)
+            moved = moved_psfs(psf, np.array([x - i]), np.array([y - j]), 2 * half + 1)[0]
+            light.append(np.float32(flux) * moved[cut][: size[0], : size[1]])
+        out.append((grid, *light))
+    return out
+
+
+def _add(full: list, images: tuple[np.ndarray, np.ndarray], sign: float) -> None:
+    """Add the light of stars to both images, in place."""
+    for grid, *light in full:
+        for image, one in zip(images, light, strict=True):
+            image[grid] += np.float32(sign) * one
