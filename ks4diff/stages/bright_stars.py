@@ -17,7 +17,7 @@ from ks4diff.products.psf import PsfField
 from ks4diff.stages.full_stars import cutouts, full_stars, noises
 
 BRIGHT = 300.0  # flux over the sky's noise: of fainter stars' wings less than that noise is ever wrong
-MOST = 100  # of each kind, unsaturated and saturated, that show the wings
+MOST = 60  # of each kind, unsaturated and saturated, that show the wings
 FEWEST = 8  # with fewer nothing is told from their neighbours
 SCATTER = 3e-6  # of the flux: by which wings scatter from star to star, by what shines next to them ...
 PIXELS = 100  # ... in an area of so many pixels, over which wings are smoothed

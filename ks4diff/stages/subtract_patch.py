@@ -9,9 +9,7 @@ import numpy as np
 
 from ks4diff.numerics import holes, zogy_patch
 from ks4diff.numerics.background_left import background_left, block_means, subtract_level
-from ks4diff.numerics.halos import subtract_halos
 from ks4diff.numerics.moments import half_max_width
-from ks4diff.numerics.moved_psf import moved_psfs
 from ks4diff.numerics.patches import Span, window
 from ks4diff.numerics.score_variance import Errors, corrected, terms
 from ks4diff.numerics.zogy import PSF_LIFT, transform_noise
@@ -23,6 +21,7 @@ from ks4diff.products.registration import Registration
 from ks4diff.stages.bright_stars import BrightStars, psf_with_wings
 from ks4diff.stages.on_scale import Place, science_on_scale, template_on_scale
 from ks4diff.stages.patch_noise import science_noise, template_noise
+from ks4diff.stages.patch_stars import add, less_halos, lights
 
 CUT_STAR = 5.0  # sigma of the sky: what is brighter beyond the border is no noise
 NODE_STEP = 32  # px between the nodes that carry the sky's variance
@@ -91,10 +90,11 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
     inner = tuple(slice(pair.margin, pair.margin + s.stop - s.start) for s in (rows, columns))
     lost, bits = None, flags
     if flags.any():
-        full = _full_stars(pair, rows, columns)
-        _add(full, (science, template), -1.0)
+        corner = columns.start - pair.margin, rows.start - pair.margin
+        full = lights(pair.bright, (pair.chip.psf, pair.template.psf), corner, pair.shape)
+        add(full, (science, template), -1)
         lost, bits = _holes(pair, f, flags, science, template)
-        _add(full, (science, template), 1.0)
+        add(full, (science, template), 1)
     difference, s_n, s_r, light = zogy_patch.apply(f, science, template)
     sky = f.sky_n * depths[0] / means[0] + f.sky_r * depths[1] / means[1]
     variance = terms((s_n, s_r, light), inner, errors, np.sqrt(f.score_flux))
@@ -191,7 +191,7 @@ def _pixels(pair: Pair, rows: Span, columns: Span) -> tuple[np.ndarray, np.ndarr
     flags = np.full(pair.shape, holes.OUTSIDE, dtype=np.uint16)
     np.bitwise_or(pair.chip.image.flags[y, x], pair.template.image.flags[y, x], out=flags[to_y, to_x])
     beyond_y, beyond_x = pair.margin + rows.stop - rows.start, pair.margin + columns.stop - columns.start
-    _less_halos(pair, rows, columns, science.grid, (to_y, to_x))
+    less_halos(pair.bright, (x.start, y.start), science.grid[to_y, to_x])
     # what lies beyond the margins on the grid is no edge of the chip
     flags[beyond_y + pair.margin :, :] = 0
     flags[:, beyond_x + pair.margin :] = 0
@@ -256,48 +256,3 @@ def _fill_beyond(pair: Pair, images, depth: np.ndarray, outside: np.ndarray) -> 
         lit |= np.abs(image.reshape(-1)[outside]) > CUT_STAR * sigma
     for image in images:
         image.reshape(-1)[outside[~lit]] = 0
-
-
-def _less_halos(
-    pair: Pair, rows: Span, columns: Span, image: np.ndarray, inside: tuple[slice, slice]
-) -> None:
-    """Subtract the halos of bright stars from the science image, in place, where the chip is."""
-    reach = len(pair.bright.halo)
-    stars = _on_grid(pair, rows, columns, pair.bright.stars, reach)
-    if pair.bright.halo.any() and stars.size:
-        corner = np.array([[inside[1].start], [inside[0].start], [0.0]])
-        subtract_halos(image[inside], stars - corner, pair.bright.halo)
-
-
-def _on_grid(pair: Pair, rows: Span, columns: Span, stars: np.ndarray, reach: int) -> np.ndarray:
-    """Return the stars [3, k] that reach onto a patch's grid, at their pixels of it."""
-    x, y = stars[0] - columns.start + pair.margin, stars[1] - rows.start + pair.margin
-    near = (x > -reach) & (x < pair.shape[1] + reach) & (y > -reach) & (y < pair.shape[0] + reach)
-    return np.stack([x, y, stars[2]])[:, near]
-
-
-def _full_stars(pair: Pair, rows: Span, columns: Span) -> list:
-    """Return (grid slices, light in the science image, in the template) of each saturated star near."""
-    out = []
-    half = max(part.psf.mean.shape[0] for part in (pair.chip, pair.template)) // 2
-    for x, y, flux in _on_grid(pair, rows, columns, pair.bright.full, half).T:
-        i, j = round(x), round(y)
-        place = x + columns.start - pair.margin, y + rows.start - pair.margin
-        low = max(j - half, 0), max(i - half, 0)
-        grid = slice(low[0], max(j + half + 1, 0)), slice(low[1], max(i + half + 1, 0))
-        cut = tuple(slice(a - k + half, None) for a, k in zip(low, (j, i), strict=True))
-        size = tuple(max(min(g.stop, n) - g.start, 0) for g, n in zip(grid, pair.shape, strict=True))
-        light = []
-        for part, wings in zip((pair.chip, pair.template), pair.bright.wings, strict=True):
-            psf = psf_with_wings(part.psf, wings, *place)
-            moved = moved_psfs(psf, np.array([x - i]), np.array([y - j]), 2 * half + 1)[0]
-            light.append(np.float32(flux) * moved[cut][: size[0], : size[1]])
-        out.append((grid, *light))
-    return out
-
-
-def _add(full: list, images: tuple[np.ndarray, np.ndarray], sign: float) -> None:
-    """Add the light of stars to both images, in place."""
-    for grid, *light in full:
-        for image, one in zip(images, light, strict=True):
-            image[grid] += np.float32(sign) * one
