@@ -36,7 +36,7 @@ PIXEL_FLAG_DESCRIPTION = {
     PixelFlag.TEMPLATE_SATURATED: "template is saturated here",
     PixelFlag.EDGE: "closer to the border than one PSF width",
     PixelFlag.DEAD_AMPLIFIER: "of an amplifier that gives no signal",
-    PixelFlag.BAD_PIXEL: "hot, dark or otherwise bad pixel or column, from a bad-pixel map",
+    PixelFlag.BAD_PIXEL: "hot, dark or otherwise bad: from a bad-pixel map, or a column that stands out",
     PixelFlag.SEAM: "on the border of two amplifiers where their levels do not join",
     PixelFlag.CROSSTALK: "receives crosstalk from a saturated pixel of another amplifier",
     PixelFlag.COSMIC_RAY: "hit by a cosmic ray, as the file says or full-frame cleaning found",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ks4diff.numerics.bad_columns import bad_columns
 from ks4diff.numerics.defects import flag_pixels, mark_above
 from ks4diff.products.chip import Amplifier, RawChip
 from ks4diff.products.errors import InputError
@@ -21,6 +22,7 @@ from ks4diff.stages.sky import over_strips
 
 log = logging.getLogger(__name__)
 
+BESIDE = 50  # rows: so far beyond a full pixel a trail may begin
 _ROWS = 512  # processed at a time, so that temporaries stay below 20 MB for a chip of 9216 columns
 
 
@@ -35,6 +37,10 @@ class SignatureConfig:
     fringe: FringeConfig = field(default_factory=FringeConfig)
     masters_on_trimmed: bool = False  # files without overscan come bias-subtracted and flat-fielded
     least_response: float = 0.2  # of the flat; below, a pixel is bad
+    column_rows: float = (
+        20.0  # by which a column stands out of its neighbours, less 0.4 of all rows: then it is bad
+    )
+    star_rows: int = 400  # a shorter run beside a full pixel is a star's trail or spike
     zero_block_pix: int = 9  # exact zeros joined in at least this many pixels are no data
 
     def __post_init__(self) -> None:
@@ -57,9 +63,9 @@ def remove_signature(raw: RawChip, masters: Masters | None, config: SignatureCon
     """Return the chip with the camera's signature removed and its spoilt pixels flagged.
 
     ``data`` keeps the sky; ``flags`` holds what the file knew and SATURATED, BLEED, DEAD_AMPLIFIER,
-    BAD_PIXEL, SEAM, CROSSTALK, NO_DATA, NON_FINITE; ``saturation`` is the least corrected count that may be
-    full; the amplifiers have no overscan left and gains that belong to the corrected counts. ``raw`` is not
-    modified.
+    BAD_PIXEL (of the masters, and columns that stand out), SEAM, CROSSTALK, NO_DATA, NON_FINITE;
+    ``saturation`` is the least corrected count that may be full; the amplifiers have no overscan left and
+    gains that belong to the corrected counts. ``raw`` is not modified.
 
     Raises
     ------
@@ -87,6 +93,7 @@ def find_signature(raw: RawChip, masters: Masters | None, config: SignatureConfi
         _flag_unresponsive(flags, masters.flat, config)
     dead, match = _match(raw, data, flags, levels, masters, config)
     scale = _remove_fringe(data, flags, masters, config)
+    _flag_columns(data, flags, saturated, config)
     _flag_spill(raw, data, flags, saturated, masters, config)
     gains = np.ones(len(raw.amplifiers)) if match is None else match.gain
     responses = gains * _responses(raw.amplifiers, masters.flat)
@@ -190,6 +197,16 @@ def _flag_unresponsive(flags: np.ndarray, flat: np.ndarray, config: SignatureCon
     for start in range(0, len(flags), _ROWS):
         rows = slice(start, start + _ROWS)
         flags[rows][~(flat[rows] >= config.least_response)] |= np.uint16(PixelFlag.BAD_PIXEL)
+
+
+def _flag_columns(
+    data: np.ndarray, flags: np.ndarray, saturated: np.ndarray, config: SignatureConfig
+) -> None:
+    """Flag, in place, columns that are bright or dark for many rows: traps that no map of bad pixels has."""
+    for x, first, end in bad_columns(data, config.column_rows).tolist():
+        near = saturated[max(first - BESIDE, 0) : end + BESIDE, x - 1 : x + 2]
+        if end - first >= config.star_rows or not near.any():
+            flags[first:end, x] |= np.uint16(PixelFlag.BAD_PIXEL)
 
 
 def _match(raw, data, flags, levels, masters, config) -> tuple[np.ndarray, Match | None]:

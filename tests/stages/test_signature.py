@@ -235,6 +235,21 @@ class TestBleeds:
         assert (chip.data[full] >= chip.saturation).sum() > 20
 
 
+class TestBadColumns:
+    def test_one_that_stands_out_is_flagged_from_its_trap_on(self, plain):
+        _, _, raw, _ = plain
+        data = raw.data.copy()
+        rows = data.shape[0]
+        data[rows // 3 :, 60] += 250
+        chip = remove_signature(replace(raw, data=data), None, CONFIG)
+        bad = flagged(chip, PixelFlag.BAD_PIXEL)
+        assert bad[rows // 3 :, 60].mean() > 0.99
+        assert bad.sum() < 1.03 * (rows - rows // 3)
+
+    def test_clean_chips_have_none(self, plain):
+        assert not flagged(plain[3].chip, PixelFlag.BAD_PIXEL).any()
+
+
 class TestCrosstalk:
     def camera(self):
         matrix = np.zeros((4, 4))
