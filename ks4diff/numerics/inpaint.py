@@ -78,7 +78,7 @@ def _whole_blocks(bad, size):
     out = np.empty((bad.shape[0] // size, bad.shape[1] // size), dtype=np.bool_)
     for j in range(out.shape[0]):
         for i in range(out.shape[1]):
-            out[j, i] = bad[j * size, i * size]
+            out[j, i] = bad[j * size, i * size] != 0
             for row in bad[j * size : (j + 1) * size, i * size : (i + 1) * size]:
                 if not out[j, i]:
                     break
@@ -101,7 +101,7 @@ def fill(image: np.ndarray, bad: np.ndarray, *, sweeps: int = 60) -> np.ndarray:
 
 
 def fill_holes(image: np.ndarray, bad: np.ndarray, *, sweeps: int = 60) -> None:
-    """Fill the bad pixels of a float32 image in place, as `fill` does with a copy."""
+    """Fill the bad pixels of a float32 image in place, as `fill` does with a copy; ``bad`` may be flags."""
     places = _shallow(image, bad)
     name = _holes(places, bad.shape[1]) if len(places) else places
     order = np.argsort(name, kind="stable")
@@ -117,19 +117,21 @@ def fill_holes(image: np.ndarray, bad: np.ndarray, *, sweeps: int = 60) -> None:
 
 def _shallow(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     """Put all bad pixels to 0; return the places of those less than a block or so from what is not bad."""
-    size, strips = _DEEP_BLOCK, []
+    size, wide = _DEEP_BLOCK, bad.shape[1]
     deep = ndimage.binary_erosion(_whole_blocks(bad, size), np.ones((3, 3), dtype=bool))
-    for j in np.flatnonzero(deep.any(axis=1)).tolist():
+    spared = np.zeros((-(-len(bad) // size), wide), dtype=bool)
+    spared[: len(deep), : deep.shape[1] * size] = deep.repeat(size, axis=1)
+
+    def strip(j: int) -> np.ndarray:
         rows = slice(j * size, (j + 1) * size)
-        spared = np.zeros(bad.shape[1], dtype=bool)
-        spared[: deep.shape[1] * size] = deep[j].repeat(size)
-        image[rows, spared] = 0
-        strips.append((rows, spared))
-    if strips:
-        bad = bad.copy()
-        for rows, spared in strips:
-            bad[rows, spared] = False
-    places = np.flatnonzero(bad)
+        mask = bad[rows] != 0
+        if spared[j].any():
+            image[rows, spared[j]] = 0
+            mask[:, spared[j]] = False
+        return np.flatnonzero(mask) + j * size * wide
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        places = np.concatenate([np.empty(0, dtype=np.int64), *pool.map(strip, range(len(spared)))])
     # few are bad: one by one they are written in a tenth of the time that a look at all pixels takes
     np.put(image, places, 0)
     return places

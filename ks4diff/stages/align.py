@@ -51,12 +51,10 @@ def align(
     x, y = node_grid(shape)
     nodes = template_position(registration, x.ravel(), y.ravel()).reshape(2, *x.shape)
     data, flags = resample(template.image.data, template.image.flags, nodes, shape)
-    bad = _renamed(flags)
-    coverage = 1.0 - np.count_nonzero(bad) / bad.size
+    coverage = 1.0 - _renamed(flags) / flags.size
     if coverage < MIN_COVERAGE:
         raise SkipChip("the template hardly covers the image", coverage=coverage)
-    fill_holes(data, bad)
-    del bad
+    fill_holes(data, flags)
     noise = resampled_noise(template.noise, noise_covariance(nodes))
     gain = template.gain * (template.noise.sigma / noise.sigma) ** 2
     sky = _sky_variance(template, nodes, shape)
@@ -102,22 +100,20 @@ def noise_near(template: AlignedTemplate, rows: slice, columns: slice) -> NoiseM
     return resampled_noise(template.original_noise, noise_covariance(template.nodes[:, *inside]))
 
 
-def _renamed(flags: np.ndarray) -> np.ndarray:
-    """Turn flags of `resample`, in place, into those of a template; return bool [y, x]: any raised."""
+def _renamed(flags: np.ndarray) -> int:
+    """Turn flags of `resample`, in place, into those of a template; return how many pixels have any."""
     name = np.full(2**16, PixelFlag.TEMPLATE_NO_DATA, dtype=np.uint16)
     name[(np.arange(2**16) & int(PixelFlag.SATURATED | PixelFlag.BLEED)) != 0] = PixelFlag.TEMPLATE_SATURATED
     name[0] = 0
-    bad = np.empty(flags.shape, dtype=bool)
 
-    def rename(top: int) -> None:
-        strip = flags[top : top + _STRIP_ROWS]
-        raised = np.not_equal(strip, 0, out=bad[top : top + _STRIP_ROWS])
-        at = np.flatnonzero(raised)
-        strip.ravel()[at] = name[strip.ravel()[at]]
+    def rename(top: int) -> int:
+        strip = flags[top : top + _STRIP_ROWS].ravel()
+        at = np.flatnonzero(strip != 0)
+        strip[at] = name[strip[at]]
+        return len(at)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(rename, range(0, len(flags), _STRIP_ROWS)))
-    return bad
+        return sum(pool.map(rename, range(0, len(flags), _STRIP_ROWS)))
 
 
 def _sky_variance(template: CalibratedChip, nodes: np.ndarray, shape: tuple[int, int]) -> Cells:

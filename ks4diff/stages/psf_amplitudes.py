@@ -37,22 +37,28 @@ class Amplitudes:
         return replace(self, at_stars=self.at_stars[:, keep])
 
     def drawn(self, config: PsfConfig) -> np.ndarray:
-        """Return float64 [2, m, rows, columns]: strengths and variances over the image.
+        """Return float64 [m, rows, columns]: strengths over the image.
 
         A step is drawn as sharp as the nodes are dense, which they are only where there are borders.
         """
         if len(self.coarse) == 1:
-            return next(iter(self.coarse.values()))
+            return next(iter(self.coarse.values()))[0]
         shape = self.borders.shape
         nodes = Cells(values=np.zeros(cell_grid(shape, config.border_node_pix)), shape=shape)
         x, y = (a.ravel() for a in nodes.middles())
-        region = self.borders.region(x, y)
-        nearest = _nearest_known(region, (x, y), set(self.coarse))
-        out = np.zeros((2, len(self.at_stars), len(x)))
+        return self._at(0, x, y).reshape(-1, *nodes.values.shape)
+
+    def variance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return float64 [m, n]: the variances of the strengths at pixels."""
+        return self._at(1, x, y)
+
+    def _at(self, which: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        nearest = _nearest_known(self.borders.region(x, y), (x, y), set(self.coarse))
+        out = np.zeros((len(self.at_stars), len(x)))
         for r, values in self.coarse.items():
             mine = np.flatnonzero(nearest == r)
-            out[:, :, mine] = Cells(values=values, shape=shape).at(x[mine], y[mine])
-        return out.reshape(2, len(self.at_stars), *nodes.values.shape)
+            out[:, mine] = Cells(values=values[which], shape=self.borders.shape).at(x[mine], y[mine])
+        return out
 
 
 def _nearest_known(region: np.ndarray, place, known: set[int]) -> np.ndarray:

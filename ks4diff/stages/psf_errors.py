@@ -38,11 +38,8 @@ def packed(
     """
     mean, modes = shown[0], shown[1:]
     shape = amplitudes.borders.shape
-    maps, variances = amplitudes.drawn(config).astype(np.float32)
-    field = Cells(values=maps, shape=shape)
-    error = Cells.constant(np.nan, shape)
-    if last:
-        error = _errors(sample, shown, amplitudes, Cells(values=variances, shape=shape), core)
+    field = Cells(values=amplitudes.drawn(config).astype(np.float32), shape=shape)
+    error = _errors(sample, shown, amplitudes, core) if last else Cells.constant(np.nan, shape)
     return PsfField(
         mean=mean.astype(np.float32),
         modes=modes.astype(np.float32),
@@ -54,18 +51,16 @@ def packed(
     )
 
 
-def _errors(
-    sample: Sample, shown: np.ndarray, amplitudes: Amplitudes, variances: Cells, core: np.ndarray
-) -> Cells:
+def _errors(sample: Sample, shown: np.ndarray, amplitudes: Amplitudes, core: np.ndarray) -> Cells:
     """Return the standard error of the core, over the peak, in squares of 512 px."""
-    mean, modes, shape = shown[0], shown[1:], variances.shape
+    mean, modes, shape = shown[0], shown[1:], amplitudes.borders.shape
     peak = mean.max()
     squares = Cells(values=np.zeros(cell_grid(shape, GROUP_PIX)), shape=shape)
     px, py = (a.ravel() for a in squares.middles())
     error2 = np.full(px.shape, SAMPLING**2 + LARGEST**2 * _noise(sample, mean, core) / peak**2)
     if len(modes):
         strength = (modes[:, core] ** 2).max(axis=1) / peak**2
-        error2 += strength @ variances.at(px, py)
+        error2 += strength @ amplitudes.variance(px, py)
     else:
         away = np.hypot(px - sample.x.mean(), py - sample.y.mean()) / 1000
         error2 += (SLOPE * away) ** 2

@@ -170,7 +170,9 @@ def with_waves(field: PsfField, waves: Waves, beyond: np.ndarray, config: PsfCon
     shape = field.amplitudes.shape
     nodes = Cells(values=np.zeros(cell_grid(shape, config.border_node_pix)), shape=shape)
     x, y = (a.ravel() for a in nodes.middles())
-    blur = np.concatenate([field.amplitudes.at(x, y), waves.of_found().at(x, y, averaged=True)])
+    alike = field.amplitudes.values.shape[-2:] == nodes.values.shape
+    other = field.amplitudes.values.reshape(-1, len(x)) if alike else field.amplitudes.at(x, y)
+    blur = np.concatenate([other, waves.of_found().at(x, y, averaged=True)])
     change = patterns(field.mean) + beyond
     strength = np.abs(change).max(axis=(1, 2)) / field.mean.max()
     error = np.sqrt(field.error.values**2 + strength**2 @ waves.lost)
