@@ -124,6 +124,13 @@ def _step(residual, bad, stamp, star, half, core, noise):
 
 
 @jit
+def _own(drawings, end, half):
+    """Return one star's drawing [2 half + 1]² out of all."""
+    side = 2 * half + 1
+    return drawings[end - side * side : end].reshape((side, side))
+
+
+@jit
 def _fit(image, psfs, taps, stars, drawn, noise, plan):
     """Fit stars [3, k] in place, one after the other, on the residual, which lacks them all at the end.
 
@@ -134,17 +141,20 @@ def _fit(image, psfs, taps, stars, drawn, noise, plan):
     sky, gain = noise
     core, sweeps = plan
     n = psfs.shape[1] - 16
-    stamp = np.empty((n, n), dtype=np.float32)
     line = np.empty((n + 7, n), dtype=np.float32)
     start = stars.copy()
+    # each star as it was last drawn: drawing it again takes longer than the whole step
+    ends = np.cumsum((2 * half + 1) ** 2)
+    drawings = np.empty(ends[-1] if len(ends) else 0, dtype=np.float32)
     for s in range(stars.shape[1]):
+        stamp = _own(drawings, ends[s], half[s])
         _drawn(psfs[which[s]], taps, stars[0, s], stars[1, s], half[s], line, stamp)
         _add(residual, stamp, stars[0, s], stars[1, s], half[s], -stars[2, s])
     for sweep in range(sweeps):
         for s in range(stars.shape[1]):
             psf = psfs[which[s]]
+            stamp = _own(drawings, ends[s], half[s])
             star = (stars[0, s], stars[1, s], stars[2, s])
-            _drawn(psf, taps, star[0], star[1], half[s], line, stamp)
             _add(residual, stamp, star[0], star[1], half[s], star[2])
             flux, dx, dy = _step(residual, bad, stamp, star, half[s], core, (sky[s], gain, sweep > 0))
             if np.isnan(flux):
