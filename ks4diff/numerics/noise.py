@@ -27,25 +27,38 @@ def autocovariance(image: np.ndarray, good: np.ndarray, max_lag: int) -> np.ndar
 
     """
     shape = good_shape(image.shape, max_lag + 1)
-    return _per_pair(np.abs(_transform(image, good, shape)) ** 2, good, shape, max_lag)
+    powers = np.stack([_power(_transform(image, good, shape)), _power(_transform(good, good, shape))])
+    return by_lag(powers, image.shape, max_lag)[0]
 
 
-def cross_covariance(first: np.ndarray, second: np.ndarray, good: np.ndarray, max_lag: int) -> np.ndarray:
-    """Return what two images of mean 0 share, as `autocovariance` does: the mean over both signs of a lag."""
+def pair_powers(first: np.ndarray, second: np.ndarray, good: np.ndarray, max_lag: int) -> np.ndarray:
+    """Return the powers of what two images of mean 0 share, of their difference, and of their good pixels.
+
+    Float64 [3, rows, columns // 2 + 1], for `by_lag`; summed over images of one shape they are those of all
+    pixels together. Images and ``good`` as for `autocovariance`.
+    """
     shape = good_shape(first.shape, max_lag + 1)
     one, other = (_transform(image, good, shape) for image in (first, second))
-    return _per_pair((one * other.conj()).real, good, shape, max_lag)
+    return np.stack([(one * other.conj()).real, _power(one - other), _power(_transform(good, good, shape))])
+
+
+def by_lag(powers: np.ndarray, shape: tuple[int, int], max_lag: int) -> np.ndarray:
+    """Return covariances by lag, float64 [m, 2 L + 1, 2 L + 1], lag 0 in the middle.
+
+    ``powers`` [m + 1, ...] are those of sums of products, the mean of both signs of a lag, and at last of the
+    good pixels whose pairs they are divided by, in images of ``shape``.
+    """
+    n, padded = 2 * max_lag + 1, good_shape(shape, max_lag + 1)
+    sums = np.stack([extract(fft.irfft2(power, padded), n) for power in powers])
+    return sums[:-1] / np.maximum(sums[-1], 1.0)
 
 
 def _transform(image: np.ndarray, good: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return fft.rfft2(np.where(good, image, 0.0).astype(np.float64), shape)
 
 
-def _per_pair(power: np.ndarray, good: np.ndarray, shape: tuple[int, int], max_lag: int) -> np.ndarray:
-    """Return the sums of products whose transform is ``power``, over the pairs of good pixels, by lag."""
-    pairs = fft.irfft2(np.abs(fft.rfft2(good.astype(np.float64), shape)) ** 2, shape)
-    n = 2 * max_lag + 1
-    return extract(fft.irfft2(power, shape), n) / np.maximum(extract(pairs, n), 1.0)
+def _power(transformed: np.ndarray) -> np.ndarray:
+    return transformed.real**2 + transformed.imag**2
 
 
 def bilinear_covariance(mx: float, my: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ks4diff.numerics.jit import jit
 
@@ -15,23 +16,22 @@ def common_kernels(first: np.ndarray, second: np.ndarray, narrow: float, wide: f
     take a Gaussian of ``narrow`` (standard deviation, pixels) less one of ``wide``, both of sum 1, so that a
     level counts for nothing. A star of flux 1 gives 1 in either image (where its PSF is as given).
     """
-    half = int(np.ceil(4 * wide))
-    kernels = np.stack([_filtered(psf, narrow, half) - _filtered(psf, wide, half) for psf in (second, first)])
+    half, reach = int(np.ceil(4 * wide)), first.shape[0] // 2
+    weights = [_gaussian(sigma, half, reach) for sigma in (narrow, wide)]
+    seen = [[w @ psf.astype(np.float64) @ w.T for w in weights] for psf in (second, first)]
+    kernels = np.stack([one - other for one, other in seen])
     kernels -= kernels.mean(axis=(1, 2), keepdims=True)
     own = np.zeros((2 * half + 1, 2 * half + 1))
-    reach = min(half, first.shape[0] // 2)
-    middle = first.shape[0] // 2
-    inner = slice(half - reach, half + reach + 1)
-    own[inner, inner] = first[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
+    inner, middle = min(half, reach), slice(half - min(half, reach), half + min(half, reach) + 1)
+    own[middle, middle] = first[reach - inner : reach + inner + 1, reach - inner : reach + inner + 1]
     return kernels / (kernels[0] * own).sum()
 
 
-def _filtered(psf: np.ndarray, sigma: float, half: int) -> np.ndarray:
-    """Return [2 half + 1]²: a Gaussian correlated with a PSF."""
-    reach = psf.shape[0] // 2
-    distance = np.arange(-half, half + 1)[:, None] + np.arange(-reach, reach + 1)[None, :]
-    weights = np.exp(-0.5 * (distance / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
-    return weights @ psf.astype(np.float64) @ weights.T
+def _gaussian(sigma: float, half: int, reach: int) -> np.ndarray:
+    """Return [2 half + 1, 2 reach + 1]: a Gaussian of the sum of the offsets along either axis."""
+    offset = np.arange(-half - reach, half + reach + 1)
+    profile = np.exp(-0.5 * (offset / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+    return sliding_window_view(profile, 2 * reach + 1).copy()
 
 
 @jit

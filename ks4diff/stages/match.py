@@ -187,13 +187,10 @@ def _with_noise(chip: CalibratedChip, template: AlignedTemplate, match: Match, c
         sky.append(quiet)
         first.append(science_on_scale(chip, match, rows, columns))
         second.append(template_on_scale(template, match, rows, columns))
-    # squares are stacked with rows between that count for nothing: no lag may reach from one to the next
-    gap = config.max_lag_pix + 1
-    stacked = [np.concatenate([np.pad(a, ((0, gap), (0, 0))) for a in part]) for part in (first, second, sky)]
     scale = match.flux_scale
     models = (chip.noise, replace(template.noise, sigma=scale * template.noise.sigma))
     science_noise, template_noise = unshared_noise(
-        (stacked[0], stacked[1]), models, (chip.psf, template.psf), stacked[2], config
+        (np.stack(first), np.stack(second)), models, (chip.psf, template.psf), np.stack(sky), config
     )
     return replace(
         match,

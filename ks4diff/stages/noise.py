@@ -10,7 +10,13 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import least_squares
 
-from ks4diff.numerics.noise import autocovariance, bilinear_covariance, cross_covariance, power_spectrum
+from ks4diff.numerics.noise import (
+    autocovariance,
+    bilinear_covariance,
+    by_lag,
+    pair_powers,
+    power_spectrum,
+)
 from ks4diff.numerics.psf_grid import extract, taper, transform
 from ks4diff.products.chip import ReducedChip
 from ks4diff.products.noise import NoiseModel
@@ -81,22 +87,15 @@ def unshared_noise(
     taken twice (that made S_corr 2 % too loud). In a crowded field, where the noise by its shape is all that
     the models hold, nothing is taken at all.
 
-    ``images`` are background-subtracted on one flux scale, ``sky`` marks the pixels free of sources in both.
+    ``images`` [k, y, x], k squares of each, are background-subtracted on one flux scale, ``sky`` (bool, as
+    they) marks the pixels free of sources in both.
     """
     if any(model.method != "sky" for model in models):
         return models
     far = config.max_lag_pix
-
-    def of_patch(box: Box) -> np.ndarray:
-        first, second = (image[box] for image in images)
-        return np.stack(
-            [
-                cross_covariance(first, second, sky[box], far),
-                autocovariance(first - second, sky[box], far),
-            ]
-        )
-
-    shared, difference = _sampled(sky, config, of_patch)
+    with ThreadPoolExecutor(THREADS) as pool:
+        squares = list(pool.map(lambda *square: pair_powers(*square, far), *images, sky))
+    shared, difference = by_lag(sum(squares), sky.shape[1:], far)
     shared, difference = (c - float(c[_lag(far) > 0.75 * far].mean()) for c in (shared, difference))
     hats = [transform(_cropped(psf.stamp, min(GRID)), GRID) for psf in psfs]
     both = np.maximum((hats[0] * np.conj(hats[1])).real, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -176,6 +177,8 @@ def _block(chip, template, own: np.ndarray, there, k: int, config: StarRatioConf
 def _ratios(found: np.ndarray, config: StarRatioConfig) -> StarRatios:
     """Return the ratios of ``found`` [7, n]: x, y, fluxes, errors and block, each about its block's middle.
 
+    Blocks come one after the other.
+
     A quotient of two noisy fluxes is too large by 1 / (S/N)², and one of sources chosen by one of them by as
     much again; the difference over the best estimate, with which it is not correlated, is neither.
     """
@@ -187,11 +190,12 @@ def _ratios(found: np.ndarray, config: StarRatioConfig) -> StarRatios:
         empty = np.empty(0)
         return StarRatios(x=empty, y=empty, ratio=empty, error=empty, snr=empty)
     middle = np.full(len(x), np.median(quotient[fair]))
-    for k in np.unique(block[fair]):
-        here = fair & (block == k)
+    edges = [*np.flatnonzero(np.diff(block, prepend=-1)).tolist(), len(block)]
+    blocks = [slice(*ends) for ends in pairwise(edges)]
+    for part in blocks:
         # what is second order in the distance from the middle is lost
-        if here.sum() >= config.enough_in_block:
-            middle[block == k] = np.median(quotient[here])
+        if fair[part].sum() >= config.enough_in_block:
+            middle[part] = np.median(quotient[part][fair[part]])
     own, its = error**-2.0, (middle * other) ** -2.0
     best = (own * first + its * middle * second) / (own + its)
     snr = best * np.sqrt(own + its)
@@ -199,10 +203,10 @@ def _ratios(found: np.ndarray, config: StarRatioConfig) -> StarRatios:
     # a cosmic ray on a star, a source that changed: no response and no gain is so far off
     alike = np.abs(np.log(quotient / np.median(quotient[fair]))) < np.log(config.farthest_ratio)
     keep = seen & alike & (snr > config.least_snr)
-    for k in np.unique(block):
-        here = keep & (block == k) & (snr > config.better_snr)
-        if here.sum() >= config.enough_in_block:
-            keep &= here | (block != k)
+    for part in blocks:
+        better = keep[part] & (snr[part] > config.better_snr)
+        if better.sum() >= config.enough_in_block:
+            keep[part] = better
     off = (first - middle * second)[keep] / best[keep]
     relative = np.hypot(error, middle * other)[keep] / best[keep]
     return StarRatios(

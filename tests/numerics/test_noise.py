@@ -10,8 +10,9 @@ from ks4diff.numerics.noise import (
     LEAST_POWER,
     autocovariance,
     bilinear_covariance,
-    cross_covariance,
+    by_lag,
     half_plane_mean,
+    pair_powers,
     power_spectrum,
     relative_power,
 )
@@ -88,4 +89,16 @@ def test_what_images_share_is_a_quarter_of_their_sum_s_covariance_less_their_dif
     second += 0.5 * np.roll(first, (1, 2), axis=(0, 1))
     good = rng.random(first.shape) > 0.2
     both, apart = (autocovariance(first + sign * second, good, 5) for sign in (1, -1))
-    np.testing.assert_allclose(cross_covariance(first, second, good, 5), 0.25 * (both - apart), atol=1e-6)
+    shared, difference = by_lag(pair_powers(first, second, good, 5), first.shape, 5)
+    np.testing.assert_allclose(shared, 0.25 * (both - apart), atol=1e-6)
+    np.testing.assert_allclose(difference, apart, atol=1e-6)
+
+
+def test_powers_of_squares_add_up_to_those_of_all_their_pixels():
+    rng = np.random.default_rng(9)
+    first, second = rng.normal(0, 1, (2, 3, 40, 33))
+    good = rng.random(first.shape) > 0.2
+    powers = sum(pair_powers(*square, 4) for square in zip(first, second, good, strict=True))
+    apart = np.pad(np.stack([first, second, good]), ((0, 0), (0, 0), (0, 5), (0, 0))).reshape(3, -1, 33)
+    together = pair_powers(apart[0], apart[1], apart[2] > 0, 4)
+    np.testing.assert_allclose(by_lag(powers, (40, 33), 4), by_lag(together, apart[0].shape, 4), atol=1e-12)

@@ -70,6 +70,10 @@ def test_crowded_fields_are_read_where_starlight_has_no_power(epoch, seed):
     assert chip.noise.sigma == pytest.approx(epoch.sky_sigma, rel=0.05)
 
 
+def in_squares(images):
+    return tuple(image[None] for image in images)
+
+
 class TestUnshared:
     sky = np.ones(SHAPE, dtype=bool)
     psfs = (psf_of(skies.BLURRED), psf_of(skies.SHARP))
@@ -91,13 +95,13 @@ class TestUnshared:
         images = (self.white(2, 10.0) + pattern, self.white(3, 12.0) + pattern)
         models = tuple(self.model(image) for image in images)
         assert models[0].sigma == pytest.approx(np.hypot(10, 6), rel=0.01)
-        left = unshared_noise(images, models, self.psfs, self.sky, NoiseConfig())
+        left = unshared_noise(in_squares(images), models, self.psfs, self.sky[None], NoiseConfig())
         assert [m.sigma for m in left] == pytest.approx([10.0, 12.0], rel=0.03)
 
     def test_independent_noise_is_left_alone(self):
         images = (self.white(4, 10.0), self.white(5, 12.0))
         models = tuple(self.model(image) for image in images)
-        left = unshared_noise(images, models, self.psfs, self.sky, NoiseConfig())
+        left = unshared_noise(in_squares(images), models, self.psfs, self.sky[None], NoiseConfig())
         assert [m.sigma for m in left] == pytest.approx([10.0, 12.0], rel=0.02)
 
     def test_starlight_that_the_models_lack_is_not_taken_from_them_again(self):
@@ -108,7 +112,9 @@ class TestUnshared:
         scale = np.sqrt(3 * 100 / faint.var())
         images = tuple(self.white(7 + k, 10.0) + scale * (d - d.mean()) for k, d in enumerate(drawn))
         white = NoiseModel(sigma=10.0, correlation=np.pad([[1.0]], 4), method="sky")
-        for model in unshared_noise(images, (white, white), self.psfs, self.sky, NoiseConfig()):
+        for model in unshared_noise(
+            in_squares(images), (white, white), self.psfs, self.sky[None], NoiseConfig()
+        ):
             # power at k = 0 is variance times the sum of the correlation
             assert model.sigma**2 * model.correlation.sum() == pytest.approx(100, rel=0.1)
             assert model.sigma == pytest.approx(10, rel=0.03)
@@ -129,13 +135,13 @@ class TestUnshared:
             return sum(m.sigma**2 * (m.correlation * near).sum() for m in some) / (200 * (psf**2).sum())
 
         assert seen(models) > 1.4
-        left = unshared_noise(images, models, (self.psfs[1],) * 2, self.sky, NoiseConfig())
+        left = unshared_noise(in_squares(images), models, (self.psfs[1],) * 2, self.sky[None], NoiseConfig())
         assert seen(left) == pytest.approx(1, abs=0.04)
 
     def test_nothing_is_taken_in_a_crowded_field(self):
         images = (self.white(8, 10.0),) * 2
         model = NoiseModel(sigma=10.0, correlation=np.pad([[1.0]], 1), method="high frequencies")
-        left = unshared_noise(images, (model, model), self.psfs, self.sky, NoiseConfig())
+        left = unshared_noise(in_squares(images), (model, model), self.psfs, self.sky[None], NoiseConfig())
         assert left == (model, model)
 
 
