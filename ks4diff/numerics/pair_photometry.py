@@ -11,27 +11,29 @@ from ks4diff.numerics.jit import jit
 def common_kernels(first: np.ndarray, second: np.ndarray, narrow: float, wide: float) -> np.ndarray:
     """Return float64 [2, m, m]: weights of two images whose sums of one static scene have one ratio.
 
-    ``first`` and ``second`` are the images' PSFs, [n, n] each, n odd. Convolved with the other's PSF both
+    ``first`` and ``second`` are the images' PSFs, [n, n], n odd for each. Convolved with the other's PSF both
     images show everything, blends and galaxies too, with one and the same PSF; of that image the weights
     take a Gaussian of ``narrow`` (standard deviation, pixels) less one of ``wide``, both of sum 1, so that a
     level counts for nothing. A star of flux 1 gives 1 in either image (where its PSF is as given).
     """
-    half, reach = int(np.ceil(4 * wide)), first.shape[0] // 2
-    weights = [_gaussian(sigma, half, reach) for sigma in (narrow, wide)]
-    seen = [[w @ psf.astype(np.float64) @ w.T for w in weights] for psf in (second, first)]
-    kernels = np.stack([one - other for one, other in seen])
+    half = int(np.ceil(4 * wide))
+    kernels = np.stack([_filtered(psf, narrow, half) - _filtered(psf, wide, half) for psf in (second, first)])
     kernels -= kernels.mean(axis=(1, 2), keepdims=True)
     own = np.zeros((2 * half + 1, 2 * half + 1))
-    inner, middle = min(half, reach), slice(half - min(half, reach), half + min(half, reach) + 1)
-    own[middle, middle] = first[reach - inner : reach + inner + 1, reach - inner : reach + inner + 1]
+    reach = min(half, first.shape[0] // 2)
+    middle = first.shape[0] // 2
+    inner = slice(half - reach, half + reach + 1)
+    own[inner, inner] = first[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
     return kernels / (kernels[0] * own).sum()
 
 
-def _gaussian(sigma: float, half: int, reach: int) -> np.ndarray:
-    """Return [2 half + 1, 2 reach + 1]: a Gaussian of the sum of the offsets along either axis."""
+def _filtered(psf: np.ndarray, sigma: float, half: int) -> np.ndarray:
+    """Return [2 half + 1]²: a Gaussian correlated with a PSF."""
+    reach = psf.shape[0] // 2
     offset = np.arange(-half - reach, half + reach + 1)
     profile = np.exp(-0.5 * (offset / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
-    return sliding_window_view(profile, 2 * reach + 1).copy()
+    weights = sliding_window_view(profile, 2 * reach + 1).copy()
+    return weights @ psf.astype(np.float64) @ weights.T
 
 
 @jit
