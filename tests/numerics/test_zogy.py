@@ -94,8 +94,8 @@ class TestPureNoise:
 
     def test_score_is_unit_normal_to_the_border(self, results):
         corrected = np.stack([r.score / np.sqrt(r.variance) for r in results]).astype(np.float64)
-        assert corrected.std() == pytest.approx(1.0, abs=0.015)
-        assert corrected[:, 40:-40, 40:-40].std() == pytest.approx(1.0, abs=0.015)
+        assert corrected.std() == pytest.approx(1.0, abs=0.01)
+        assert corrected[:, 40:-40, 40:-40].std() == pytest.approx(1.0, abs=0.01)
         border = np.concatenate([corrected[:, :3].ravel(), corrected[:, :, -3:].ravel()])
         assert border.std() == pytest.approx(1.0, abs=0.06)
         above, below = (corrected > 2.5).sum(), (corrected < -2.5).sum()
@@ -237,31 +237,6 @@ class TestSources:
         assert abs(np.mean(pulls)) < 4 / np.sqrt(n)
         assert np.std(pulls) == pytest.approx(1.0, abs=4 / np.sqrt(2 * n))
 
-    def test_variance_of_the_score_at_a_bright_star(self):
-        """Over 500 pairs, at each pixel around a bright star: the scatter of S is sqrt(V)."""
-        shape = (64, 81)
-        rng = np.random.default_rng(6)
-        star = [(40, 31, 8000.0)]
-        science, template = white_pair(shape, self.PSFS, rng)
-        light = placed(shape, self.PSFS[0], star) * FLUX_N, placed(shape, self.PSFS[1], star) * FLUX_R
-        variance = SIGMA_N**2 + light[0], SIGMA_R**2 + light[1]
-        scores = []
-        for _ in range(500):
-            data = [m + rng.normal(0, np.sqrt(v)) for m, v in zip(light, variance, strict=True)]
-            pair = (
-                one._replace(data=d.astype(np.float32), variance=v.astype(np.float32))
-                for one, d, v in zip((science, template), data, variance, strict=True)
-            )
-            result = zogy.subtract(*pair)
-            scores.append(result.score)
-        scores = np.stack(scores).astype(np.float64)
-        ratio = scores.var(axis=0) / result.variance
-        near = slice(26, 37), slice(35, 46)
-        assert result.variance[31, 40] > 5 * result.variance[5, 70]
-        assert ratio[near].mean() == pytest.approx(1.0, abs=0.06)
-        assert ratio.mean() == pytest.approx(1.0, abs=0.015)
-        assert np.abs(scores.mean(axis=0) / np.sqrt(result.variance / 500)).max() < 5
-
     def test_astrometric_noise_covers_a_known_shift(self):
         """A static star moved by (0.25, 0.15) px: 450 sigma without the term, 3.6 with it."""
         shape = (120, 131)
@@ -323,7 +298,7 @@ class TestSources:
         expected = np.fft.ifft2((n - k * r) * whiten).real[: shape[0], : shape[1]]
         inner = slice(40, -40)
         found = (result.difference / result.flux)[inner, inner]
-        assert found.std() == pytest.approx(np.hypot(SIGMA_N, SIGMA_R), rel=0.05)
+        assert 1 / result.flux == pytest.approx(np.hypot(SIGMA_N, SIGMA_R), rel=1e-5)
         np.testing.assert_allclose(found, expected[inner, inner], atol=0.01 * found.std())
 
     def test_static_stars_leave_nothing_with_unequal_psfs(self):

@@ -112,6 +112,24 @@ def test_slopes_are_those_of_filtered_noise():
     assert found == pytest.approx(f.slopes, abs=0.02 * f.slopes[0])
 
 
+def test_motion_of_noise_is_chi_squared_with_two_degrees_of_freedom():
+    """Law 17: the mean to 0.5 %, and what lies beyond the 90, 99 and 99.9 % points, of 17 million pixels."""
+    sides, _ = pair((96, 96))
+    f = zogy_patch.filters(*sides, (180, 200), zogy.PSF_LIFT)
+    shape, rng, points = (2048, 2048), np.random.default_rng(5), np.array([0.1, 0.01, 0.001])
+    response = np.conj(fft.rfft2(f.psf, shape)).astype(np.complex64)
+    mean, beyond, n = 0.0, np.zeros(3), 4
+    for _ in range(n):
+        score = fft.irfft2(fft.rfft2(rng.standard_normal(shape, dtype=np.float32)) * response, shape)
+        score /= np.float32(np.sqrt((f.psf**2).sum()))
+        z2 = zogy_patch.translient(score, np.ones(shape, dtype=np.float32), f.slopes)[1:-1, 1:-1]
+        mean += z2.mean(dtype=np.float64) / n
+        beyond += [(z2 > -2 * np.log(p)).mean() / n for p in points]
+    assert mean == pytest.approx(2, rel=0.005)
+    # a million patches of noise: their Poisson errors are 0.3, 1 and 3 %
+    assert (np.abs(beyond / points - 1) < [0.01, 0.02, 0.06]).all(), beyond / points
+
+
 def test_the_lift_leaves_what_either_psf_passes():
     a, b = (fft.rfft2(np.pad(psf, 40)) for psf in PSFS)
     for one, lifted in zip(

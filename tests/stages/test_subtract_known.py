@@ -181,9 +181,9 @@ class TestVariance:
             ours, true = (sign * score > 4).sum(), (sign * oracle > 4).sum()
             # of the same noise: they may differ by what lies at the edge, not by a Poisson error of either
             assert abs(ours - true) <= 3 + np.sqrt(true)
-        assert score.std() == pytest.approx(oracle.std(), abs=0.005)
+        assert score.std() == pytest.approx(oracle.std(), abs=0.002)
         starry = shown[0][INNER] > np.sqrt(sky + 49)
-        assert score[starry].std() == pytest.approx(oracle[starry].std(), rel=0.05)
+        assert score[starry].std() == pytest.approx(oracle[starry].std(), rel=0.005)
 
     def spread(self, known_of, places, n=12, **options):
         """Return the rms of S_corr at the places over n draws: ``known_of(rng)`` makes each pair."""
@@ -207,7 +207,8 @@ class TestVariance:
             return made.exposed(shape, rng, light=(science, template))
 
         flanks = [(x + dx, y + dy, f) for x, y, f in places for dx, dy in ((2, 0), (-2, 0), (0, 2), (0, -2))]
-        assert self.spread(known_of, flanks) == pytest.approx(1, abs=0.06)
+        # 2,016 flanks tell it to 1.6 %
+        assert self.spread(known_of, flanks) == pytest.approx(1, abs=0.04)
         assert self.spread(known_of, flanks, n=3, astrometric_noise=False) > 2
 
     def test_what_errors_of_the_scale_leave_is_in_it(self):
@@ -367,11 +368,6 @@ class TestSources:
 
     def test_motion_tells_a_moved_source_from_a_new_one(self):
         error = float(np.median(run(plan().exposed(SHAPE, np.random.default_rng(1))).flux_err))
-        noise = np.concatenate(
-            [motion(run(plan().exposed(SHAPE, np.random.default_rng(s))), *INNER).ravel() for s in range(3)]
-        )
-        assert noise.mean() == pytest.approx(2, rel=0.02)
-        assert (noise > 9.21).mean() == pytest.approx(0.01, rel=0.25)  # chi² of 2: 1 %
         places = [(150, 200, 60 * error)], [(152, 200, 60 * error)]
         moved = stars(WIDE, places[0], SHAPE), stars(SHARP, places[1], SHAPE) / 0.8
         box = slice(190, 211), slice(140, 163)
