@@ -34,6 +34,14 @@ def moffat(n, fwhm, beta=3.5):
     return stamp / stamp.sum()
 
 
+def lopsided(stamp, at=(1, 1)):
+    """Return a PSF with a companion of a quarter of its light ``at`` px (y, x): not its own mirror image.
+
+    A conjugate forgotten in a filter shows with it, and with no round or elliptical PSF.
+    """
+    return 0.8 * stamp + 0.2 * np.roll(stamp, at, (0, 1))
+
+
 def turned_nodes(shape, *, scale=1.007, angle_deg=0.6, start=(9.3, 12.7)):
     """Return resampling nodes of a grid turned and scaled against its input, all inside a padded input."""
     x, y = node_grid(shape)

@@ -201,30 +201,33 @@ def _by_width(psf: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 @jit
-def _apply(n, r, thin, rows, scales, lift, out):
-    """Turn transforms into those of D, of S of either image (in place), and of V; rows of pairs of floats."""
+def _apply(n, r, thin, rows, scales, least, out):
+    """Turn transforms into those of D, of S of either image (in place), and of V; rows of pairs of floats.
+
+    ``least`` the lift of the PSFs, and the least power of the noises.
+    """
     first, weights = rows
     known = np.empty((thin.shape[0], n.shape[1]), dtype=np.float32)
     power = np.empty((2, n.shape[1] // 2), dtype=np.float32)
     for y in range(n.shape[0]):
         for k in range(thin.shape[0]):
             thin_row(thin[k], first[y], weights[y], known[k])
-        _apply_row(n[y], r[y], known, scales, lift, power, (out[0, y], out[1, y]))
+        _apply_row(n[y], r[y], known, scales, least, power, (out[0, y], out[1, y]))
 
 
 @jit
-def _apply_row(n, r, known, scales, lift, power, out):
+def _apply_row(n, r, known, scales, least, power, out):
     """Do what `_apply` does in one row; ``power`` [2, columns] is room for the noise powers.
 
     Flat arrays, one of them as long as the loop: only so does the compiler use vectors (2 ns against 22).
     """
-    one, least = np.float32(1), np.float32(LEAST_POWER)
+    one, (lift, least_power) = np.float32(1), least
     a, b, noise_n, noise_r = known[0], known[1], known[3], known[4]
     d, light = out
     power_n, power_r = power[0], power[1]
     for k in range(power_n.size):
-        power_n[k] = max(known[2, 2 * k], least) * scales[0]
-        power_r[k] = max(known[2, 2 * k + 1], least) * scales[1]
+        power_n[k] = max(known[2, 2 * k], least_power) * scales[0]
+        power_r[k] = max(known[2, 2 * k + 1], least_power) * scales[1]
     lift2 = one / (2 * lift * lift)
     for k in range(power_n.size):
         i, j = 2 * k, 2 * k + 1
@@ -265,7 +268,7 @@ def apply(
         *(hat.view(np.float32) for hat in (n, r, f.thin)),
         rows,
         f.scales,
-        np.float32(f.lift),
+        (np.float32(f.lift), np.float32(LEAST_POWER)),
         out.view(np.float32),
     )
     s_n, s_r, difference, variance = (_back(hat, science.shape[1]) for hat in (n, r, *out))

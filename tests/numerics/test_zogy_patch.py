@@ -10,9 +10,11 @@ from ks4diff.numerics import score_variance, thin, zogy, zogy_patch
 from ks4diff.numerics.noise import bilinear_covariance, power_spectrum, relative_power
 from ks4diff.numerics.psf_grid import transform
 from tests import oracles
-from tests.strategies import SHAPES, gaussian, moffat
+from tests.strategies import SHAPES, gaussian, lopsided, moffat
 
-PSFS = moffat(25, 3.0).astype(np.float32), moffat(31, 4.2).astype(np.float32)
+PSFS = tuple(
+    lopsided(p, at).astype(np.float32) for p, at in ((moffat(25, 3.0), (1, 1)), (moffat(31, 4.2), (0, 1)))
+)
 COLOUR = bilinear_covariance(0.24, 0.21) / bilinear_covariance(0.24, 0.21)[1, 1]
 FRAMED = slice(3, 67), slice(3, 80)  # what lies 3 px within the scores of `TestTerms`
 MARGIN = 62  # twice the larger stamp: nothing wraps

@@ -16,9 +16,9 @@ from scipy import ndimage
 from ks4diff.numerics import patches
 from tests.known_pairs import Plan, Side, half_moved, run
 from tests.stages.test_subtract_laws import HOW, SHAPES, holes_of
-from tests.strategies import moffat
+from tests.strategies import lopsided, moffat
 
-PSFS = moffat(25, 3.0), moffat(27, 3.4)
+PSFS = lopsided(moffat(25, 2.8)), lopsided(moffat(27, 3.2), (0, 1))
 SPACING = 20
 SIDES = Side(psf=PSFS[0]), Side(psf=PSFS[1], sky=500.0)
 SCALE = 0.8
