@@ -11,11 +11,14 @@ from ks4diff.numerics import zogy
 from ks4diff.numerics.lanczos import noise_covariance
 from ks4diff.numerics.noise import bilinear_covariance, power_spectrum, relative_power
 from tests import oracles
-from tests.strategies import SHAPES, gaussian, moffat, resampled_noise, turned_nodes
+from tests.strategies import SHAPES, gaussian, lopsided, moffat, resampled_noise, turned_nodes
 
 WIDE = gaussian(29, 4.0, axis_ratio=0.8, angle=0.5)
 SHARP = gaussian(21, 3.0)
-PSFS = {"gaussian": (WIDE / WIDE.sum(), SHARP / SHARP.sum()), "moffat": (moffat(25, 3.0), moffat(31, 4.2))}
+PSFS = {
+    "gaussian": (WIDE / WIDE.sum(), SHARP / SHARP.sum()),
+    "lopsided": (lopsided(moffat(25, 2.8)), lopsided(moffat(31, 4.0), (0, 1))),
+}
 SIGMA_N, SIGMA_R, FLUX_N, FLUX_R = 3.0, 2.0, 1.0, 1.6
 
 
@@ -329,7 +332,7 @@ class TestSources:
 class TestEdges:
     def test_inputs_stay_as_they_were_and_threads_agree(self):
         pairs = [
-            coloured_pair((90, 71), PSFS["moffat"], np.random.default_rng(k), "lanczos") for k in range(4)
+            coloured_pair((90, 71), PSFS["lopsided"], np.random.default_rng(k), "lanczos") for k in range(4)
         ]
         before = [
             [array.copy() for array in (one.data, one.variance, one.psf)] for pair in pairs for one in pair
