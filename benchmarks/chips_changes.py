@@ -203,7 +203,9 @@ def noise_floor(psf: Psf, threshold: float = THRESHOLD) -> float:
 
     The score of white noise is correlated as P_D with itself; the maxima above u of a smooth normal field
     number sqrt(det L) (2 pi)^-3/2 u exp(-u²/2) per pixel, L the second moments of its power spectrum (Adler,
-    The Geometry of Random Fields, 1981, section 6.6).
+    The Geometry of Random Fields, 1981, section 6.6). Tops between pixels, as `detect` takes them, number
+    0.99 to 1.01 times that from 3 to 5 sigma at FWHM 3 to 6 px and 0.93 at 2 px; highest pixels at 5 sigma
+    0.46 (2 px) to 0.88 (6 px).
     """
     n = 128
     power = np.abs(np.fft.fft2(psf.stamp.astype(np.float64), (n, n))) ** 2
