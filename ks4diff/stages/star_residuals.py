@@ -61,9 +61,10 @@ class Leftovers:
 def leftovers(difference: Difference, template: AlignedTemplate, config: StarResidualsConfig) -> Leftovers:
     """Return what the bright stars of the template's list leave in the difference.
 
-    In each ring the brightest unsaturated stars show a fraction of their flux; five in six leave less than
-    what all are then held to leave. No star speaks for itself: a new source beside it would be taken for what
-    it leaves. The core, within one FWHM, is left to the errors that S_corr holds itself.
+    In each ring the brightest stars, saturated ones too where nothing is flagged, show a fraction of their
+    flux; five in six leave less than what all are then held to leave. No star speaks for itself: a new source
+    beside it would be taken for what it leaves. The core, within one FWHM, is left to the errors that S_corr
+    holds itself.
     """
     fwhm, stars = difference.psf.fwhm_pix, template.stars
     none = Leftovers(x=np.empty(0), y=np.empty(0), score=np.empty((0, len(RING_FWHM) - 1)), fwhm=fwhm)
@@ -74,9 +75,9 @@ def leftovers(difference: Difference, template: AlignedTemplate, config: StarRes
     at = np.stack([stars.x[chosen], stars.y[chosen]])
     if not at.shape[1]:
         return none
-    flux, full = masked_psf_flux(template, at, stars.flux[chosen])
+    flux, _ = masked_psf_flux(template, at, stars.flux[chosen])
     strength = flux * difference.flux_scale / error
-    telling = np.flatnonzero((strength > config.telling_snr) & ~full)[: config.most]
+    telling = np.flatnonzero(strength > config.telling_snr)[: config.most]
     if len(telling) < config.fewest:
         return none
     places = np.rint(at[:, telling]).astype(np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -155,3 +157,19 @@ class TestLoudSurroundings:
         assert not self.flagged(1.0, 6.0, chi2=1.8)
         assert not self.flagged(1.0, 30.0, chi2=9.0)  # errors of the PSF show at high S/N
         assert not self.flagged(1.0, 6.0, chi2=np.nan)
+
+
+def test_saturated_stars_tell_what_they_leave():
+    """Fainter ones, whose rings are noise, would be held to leave a hundred times as much around them."""
+    difference, template = scene(0.0, strongest=3000.0)
+    stars = template.stars
+    flux = stars.flux.copy()
+    flux[:8] *= 100
+    flags = difference.flags.copy()
+    row, column = np.indices(SHAPE)
+    for x, y in zip(stars.x[:8], stars.y[:8], strict=True):
+        flags[np.hypot(column - x, row - y) < 2 * FWHM] = 4
+    image = replace(template.image, flags=flags)
+    brighter = replace(template, stars=replace(stars, flux=flux), image=image)
+    left = leftovers(replace(difference, flags=flags), brighter, StarResidualsConfig())
+    assert left.at(stars.x[:8] + RING, stars.y[:8]).max() < 1.0
