@@ -197,15 +197,16 @@ def cut(
     data: np.ndarray, flags: np.ndarray, box: tuple[slice, slice], margin: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (pixels float32, bad bool) of a box grown by ``margin`` px; beyond the image 0 and bad."""
+    pixels = np.zeros([s.stop - s.start + 2 * margin for s in box], dtype=np.float32)
+    bad = np.ones(pixels.shape, dtype=bool)
     inside = [
         slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, data.shape, strict=True)
     ]
-    pixels, bad = data[*inside].astype(np.float32), flags[*inside] != 0
-    beyond = [
-        (i.start - s.start + margin, s.stop + margin - i.stop) for i, s in zip(inside, box, strict=True)
-    ]
-    if np.any(beyond):
-        pixels, bad = np.pad(pixels, beyond), np.pad(bad, beyond, constant_values=True)
+    here = tuple(
+        slice(i.start - s.start + margin, i.stop - s.start + margin) for i, s in zip(inside, box, strict=True)
+    )
+    pixels[here] = data[*inside]
+    np.not_equal(flags[*inside], 0, out=bad[here])
     return pixels, bad
 
 
