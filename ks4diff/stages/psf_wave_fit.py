@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -112,7 +113,8 @@ def _searched(
     scatter = np.full(2, WIDTH_FLOOR)
     while True:
         sigma, shown, prior = np.hypot(stars.error, scatter[:, None]), _shown(stars, waves), _prior(waves)
-        fits = [fitted(smooth, shown[k], stars.value[k], sigma[k], prior) for k in (0, 1)]
+        with ThreadPoolExecutor(WORKERS) as pool:
+            fits = list(pool.map(partial(fitted, smooth, prior=prior), shown, stars.value, sigma))
         waves = replace(waves, coefficients=np.stack([fit[0] for fit in fits]))
         rest = np.stack([fit[1] for fit in fits])
         excess = [excess_scatter(r, e) for r, e in zip(rest, stars.error, strict=True)]
