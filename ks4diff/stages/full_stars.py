@@ -22,7 +22,7 @@ FARTHEST = 5.0  # px from the middle of the full pixels that a star may lie
 MODEL_ERROR = 0.05  # of a star's light in a pixel: PSFs are known no better beyond their cores
 HUBER = 2.0  # sigma: neighbours are farther out
 LEAST_PIXELS = 50
-ALIKE = 0.3  # ln of the ratio of both images' fluxes: a star has one flux, a particle shows in one image
+ALIKE = 0.7  # ln of both fluxes' ratio: a median stack's wings may be half as bright, a particle has none
 
 Cutout = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -34,18 +34,22 @@ def full_stars(chip: CalibratedChip, template: AlignedTemplate, match: Match) ->
     science image alone: one exposure's wings are in proportion to its stars, those of a median stack are not.
     What is no star, or not the same in both, is left out.
     """
-    bits = PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED
-    full = listed(chip.image.flags | template.image.flags, bits)
-    starts = [_middle(box, patch) for box, patch in patches(*np.divmod(full, chip.image.shape[1]))]
+    bits = int(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)
+    flags = chip.image.flags | template.image.flags
+    starts = [
+        _middle(box, patch, flags[box] & bits == bits)
+        for box, patch in patches(*np.divmod(listed(flags, bits), flags.shape[1]))
+    ]
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(lambda start: _fitted(chip, template, match, start), starts))
     return np.array([star for star in found if star is not None]).reshape(-1, 3).T
 
 
-def _middle(box: tuple[slice, slice], patch: np.ndarray) -> tuple[float, float]:
-    """Return (x, y) of the middle of a patch's wide rows."""
-    wide = patch.sum(axis=1)
-    y, x = np.nonzero(patch & (wide >= WIDEST * wide.max())[:, None])
+def _middle(box: tuple[slice, slice], patch: np.ndarray, both: np.ndarray) -> tuple[float, float]:
+    """Return (x, y) of the middle of a patch's wide rows, of what is full in both images if anything is."""
+    core = patch & both if (patch & both).any() else patch
+    wide = core.sum(axis=1)
+    y, x = np.nonzero(core & (wide >= WIDEST * wide.max())[:, None])
     return box[1].start + float(x.mean()), box[0].start + float(y.mean())
 
 
