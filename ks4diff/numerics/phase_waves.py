@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import chi2
 
 from ks4diff.numerics.polynomial import design as terms
 
-FALSE_RATE = 1e-4  # of one wave that is none, over all that are tried ...
-LIKELY_RATE = 0.1  # ... and over those of `LIKELY_TURN`: every dither of a stack makes waves
-LIKELY_TURN = 0.0026  # radians: three times what exposures are turned by, rms
 CLIP = 2.5  # sigma of values about the waves: galaxies and blends
 ROUNDS = 8
-MOST_STARS = 600  # that a wave is sought with, those of least noise
-TURN_STEP = 0.25  # cycles, at the star farthest from the middle, between the turns that are tried
-TURNS_AT_ONCE = 32  # whose waves are those of the first of them times waves that all such groups share
 HARMONICS = (1, 2)  # of p (1 - p) = 1/6 - sum cos(2 pi n p) / (pi n)²; the third is a ninth of the first
+GRID = 25  # places a side that a frame's polynomials are fitted to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +32,31 @@ class PhaseMaps:
         """Return the polynomials' terms [n, terms] at pixels of the image."""
         return terms((x - self.middle[0]) / self.half, (y - self.middle[1]) / self.half, self.order)
 
+    def moved(self, number: int, turn: float, shift: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return the phases [2, n] at places [2, n] of a dither pointed aside by ``shift`` and turned."""
+        straight = self.phases[number] @ self.design(*(place - np.reshape(shift, (2, 1)))).T
+        return straight + turn * self._turning(self.design(*place))
+
+    def frame(self, number: int, turn: float, shift: np.ndarray, offset: np.ndarray) -> Frames:
+        """Return that dither as a frame all over the image, its phases later by ``offset`` [2] cycles."""
+        along = np.linspace(-1, 1, GRID)
+        place = np.stack([a.ravel() for a in np.meshgrid(along, along)]) * self.half
+        place += np.reshape(self.middle, (2, 1))
+        values = self.moved(number, turn, shift, place) + np.reshape(offset, (2, 1))
+        found = np.linalg.lstsq(self.design(*place), values.T, rcond=None)[0].T
+        box = np.array([-np.inf, np.inf, -np.inf, np.inf])
+        return Frames(
+            middle=self.middle, half=self.half, order=self.order, phases=found[None], boxes=box[None]
+        )
+
     def at(self, x: np.ndarray, y: np.ndarray) -> Phases:
         """Return the phases of all dithers at pixels (x, y) [n] of the image."""
         design = self.design(x, y)
+        return Phases(straight=self.phases @ design.T, turning=self._turning(design))
+
+    def _turning(self, design: np.ndarray) -> np.ndarray:
         along, down = (design @ self.stack.T).T - self.stack[:, :1]
-        return Phases(straight=self.phases @ design.T, turning=np.stack([-down, along]))
+        return np.stack([-down, along])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +69,44 @@ class Phases:
     straight: np.ndarray
     turning: np.ndarray
 
-    def of(self, wave: tuple[int, float]) -> np.ndarray:
-        """Return float64 [2, n]: the phases of one dither (its number, its turn in radians)."""
-        return self.straight[wave[0]] + wave[1] * self.turning
 
-    def only(self, some: np.ndarray) -> Phases:
-        """Return the phases at some of the places."""
-        return Phases(straight=self.straight[:, :, some], turning=self.turning[:, some])
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Dithers' chips over an image: phases and where each lies.
+
+    ``phases`` float64 [frames, 2, terms]: polynomials as those of `PhaseMaps`, along the stack's x and y; a
+    phase of 0 is a pixel of the stack that is one of the dither. ``boxes`` [frames, 4]: x0, x1, y0, y1.
+    """
+
+    middle: tuple[float, float]
+    half: float
+    order: int
+    phases: np.ndarray
+    boxes: np.ndarray
+
+    def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the phases at pixels of the image, float64 [frames, 2, n]."""
+        u, v = ((np.asarray(p) - m) / self.half for p, m in zip((x, y), self.middle, strict=True))
+        return self.phases @ terms(u, v, self.order).T
+
+    def covers(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return bool [frames, n]: which frames a pixel of the image is made of."""
+        x0, x1, y0, y1 = self.boxes.T[:, :, None]
+        return (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+
+    def and_frame(self, other: Frames) -> Frames:
+        """Return the frames with one more."""
+        return replace(
+            self,
+            phases=np.concatenate([self.phases, other.phases]),
+            boxes=np.concatenate([self.boxes, other.boxes]),
+        )
+
+    def later(self, offset: np.ndarray) -> Frames:
+        """Return the frames with phases moved by ``offset`` [frames, 2] cycles."""
+        phases = self.phases.copy()
+        phases[:, :, 0] += offset
+        return replace(self, phases=phases)
 
 
 def columns(phase: np.ndarray) -> np.ndarray:
@@ -69,54 +114,6 @@ def columns(phase: np.ndarray) -> np.ndarray:
     first = np.exp(2j * np.pi * phase)
     waves = [first**k for k in HARMONICS]
     return np.stack([part for wave in waves for part in (wave.real, wave.imag)])
-
-
-def next_wave(
-    phases: Phases, value: np.ndarray, weight: np.ndarray, most_turn: float
-) -> tuple[int, float] | None:
-    """Return the dither (number, turn) whose first harmonics lower chi² most, None when chance does as well.
-
-    ``value`` and ``weight`` [2, n]: what is to be explained along x and y, with its inverse variances.
-    """
-    # a search among a whole chip's 3000 stars would take five times as long
-    some = np.sort(np.argsort(-weight.sum(axis=0), kind="stable")[:MOST_STARS])
-    phases, value, weight = phases.only(some), value[:, some], weight[:, some]
-    step = TURN_STEP / float(np.abs(phases.turning).max())
-    turns = np.arange(-most_turn, most_turn + step, step)
-    starts = np.exp(2j * np.pi * phases.straight)
-    gain = _gains(turns, phases.turning, starts, value, weight)
-    likely = np.abs(turns) <= LIKELY_TURN
-    rate = np.where(likely, LIKELY_RATE / max(likely.sum(), 1), FALSE_RATE / len(turns)) / len(starts)
-    spare = gain - chi2.isf(rate, 4)
-    number, top = np.unravel_index(int(np.argmax(spare)), gain.shape)
-    if spare[number, top] <= 0:
-        return None
-    near = turns[top] + np.linspace(-step, step, 21)
-    gain = _gains(near, phases.turning, starts[number : number + 1], value, weight)
-    return int(number), float(near[int(np.argmax(gain))])
-
-
-def _gains(turns, turning, starts, value, weight) -> np.ndarray:
-    """Return [dithers, turns]: by how much the first harmonics of both axes lower chi².
-
-    ``turns`` [t] are equally spaced; ``starts`` [dithers, 2, n] the waves of dithers that are not turned.
-    """
-    out = np.zeros((len(starts), len(turns)))
-    for k in (0, 1):
-        groups = np.exp(2j * np.pi * turns[::TURNS_AT_ONCE, None] * turning[k])
-        within = np.exp(2j * np.pi * (turns[:TURNS_AT_ONCE] - turns[0])[:, None] * turning[k])
-        turned = (groups[:, None] * within).reshape(-1, len(turning[k]))[: len(turns)]
-        first = turned @ (starts[:, k] * (weight[k] * value[k])).T
-        second = turned**2 @ (starts[:, k] ** 2 * weight[k]).T
-        out += _power(first, second, weight[k].sum()).T
-    return out
-
-
-def _power(first: np.ndarray, second: np.ndarray, total: float) -> np.ndarray:
-    """Return by how much a cosine and a sine lower chi², of sums over exp(i a) and exp(2 i a)."""
-    cc, ss, cs = 0.5 * (total + second.real), 0.5 * (total - second.real), 0.5 * second.imag
-    c, s = first.real, first.imag
-    return (c * c * ss - 2 * c * s * cs + s * s * cc) / np.maximum(cc * ss - cs * cs, 1e-12 * total**2)
 
 
 def fitted(

@@ -19,8 +19,8 @@ from ks4diff.products.image import MaskedImage, PixelFlag
 from ks4diff.products.noise import NoiseModel
 from ks4diff.products.registration import Registration
 from ks4diff.stages.psf_model import PsfConfig, model_psf
-from ks4diff.stages.psf_waves import dither_phases
 from ks4diff.stages.register import template_position
+from ks4diff.stages.stack_frames import stack_dithers
 from ks4diff.stages.template_stars import on_chip
 
 MIN_COVERAGE = 0.05  # with less overlap there are too few stars to match anything
@@ -61,10 +61,10 @@ def align(
     image = MaskedImage(data=data, flags=flags, sky_variance=sky)
     area = _areas(nodes, shape)
     stars = on_chip(template.stars, registration, area, shape)
-    phases = dither_phases(chip, template, registration)
+    dithers = stack_dithers(chip, template, registration)
     # a star's wings cancel as far out as both PSFs hold them
     config = replace(config, least_half_pix=max(config.least_half_pix, chip.psf.stamp.shape[0] // 2))
-    psf, _ = model_psf(image, _within(stars, shape), gain, config, phases)
+    psf, _ = model_psf(image, _within(stars, shape), gain, config, dithers)
     return AlignedTemplate(
         image=image,
         psf=psf,

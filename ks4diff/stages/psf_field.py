@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from ks4diff.numerics.far_pixels import clear_far, left_by
-from ks4diff.numerics.phase_waves import PhaseMaps, fitted
+from ks4diff.numerics.phase_waves import fitted
 from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders, apart, find_borders, no_borders
 from ks4diff.numerics.psf_grid import centred, freed_of_shifts, taper
@@ -33,7 +33,8 @@ from ks4diff.stages.psf_errors import packed, with_unseen_steps
 from ks4diff.stages.psf_faint import faintness
 from ks4diff.stages.psf_stars import Sample
 from ks4diff.stages.psf_wave_fit import find_waves
-from ks4diff.stages.psf_waves import Waves, likely_borders, with_waves, without_waves
+from ks4diff.stages.psf_waves import Waves, with_waves, without_waves
+from ks4diff.stages.stack_frames import Dithers
 
 FADE = 0.85  # of the half-width: there a stamp begins to fade, or its border would ring through every filter
 CHI2_CUT = 2.5  # times the median: galaxies and blends
@@ -50,7 +51,7 @@ def build_field(
     config: PsfConfig,
     *,
     last: bool,
-    phases: PhaseMaps | None = None,
+    dithers: Dithers | None = None,
 ) -> tuple[PsfField, Sample]:
     """Return (field, the stars that it rests on).
 
@@ -64,7 +65,7 @@ def build_field(
     n = before.mean.shape[0]
     core = radii(n) <= 1.5 * fwhm
     mean = weighted_mean(sample, before.mean, core)
-    sample, waves, borders = _parted(sample, mean, fwhm, shape, phases if last else None)
+    sample, waves, borders = _parted(sample, mean, fwhm, shape, dithers if last else None)
     value, error = widths(sample, mean, core)
     sample = sample.only(as_wide_as_neighbours(sample, value, error, shape))
     sample = calibrated(sample, mean, fwhm)
@@ -83,18 +84,15 @@ def build_field(
     total = (1 + (sums[1:] / sums[0]) @ amplitudes.at_stars).astype(np.float32)
     level = Sample(**{**vars(sample), "stamps": sample.stamps / total[:, None, None]})
     amplitudes = with_regions(amplitudes, sample)
-    blur, unit = _blurs(sample, waves)
-    at_stars = np.concatenate([amplitudes.at_stars, blur])
-    fresh = np.zeros((1 + len(at_stars) - len(coefficients), n, n))
+    fresh = np.zeros((1 + len(amplitudes.at_stars) - len(coefficients), n, n))
     coefficients = np.concatenate([coefficients, fresh])
-    if last and phases is not None:
-        level = _as_bright(level, coefficients, at_stars, fwhm)
-    coefficients, _ = _regressed(level, coefficients, at_stars, core)
-    shown, beyond = np.split(_finished(coefficients, fwhm), [len(coefficients) - len(blur)])
-    field = packed(sample, shown, amplitudes, core, config, last)
-    if last and phases is not None:
-        field = with_unseen_steps(field, sample, apart(likely_borders(phases, shape)))
-    return field if waves is None else with_waves(field, waves, beyond / unit, config), sample
+    if last and dithers is not None:
+        level = _as_bright(level, coefficients, amplitudes.at_stars, fwhm)
+    coefficients, _ = _regressed(level, coefficients, amplitudes.at_stars, core)
+    field = packed(sample, _finished(coefficients, fwhm), amplitudes, core, config, last)
+    if last and dithers is not None:
+        field = with_unseen_steps(field, sample, apart(dithers.borders(shape)))
+    return field if waves is None else with_waves(field, waves, config), sample
 
 
 def _as_bright(sample: Sample, before: np.ndarray, amplitudes: np.ndarray, fwhm: float) -> Sample:
@@ -120,31 +118,22 @@ def _as_bright(sample: Sample, before: np.ndarray, amplitudes: np.ndarray, fwhm:
     return replace(sample, stamps=stamps)
 
 
-def _blurs(sample: Sample, waves: Waves | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return (the stars' blur by waves in units of its spread [2, k], that unit [2, 1, 1]), or [0, ...]."""
-    if waves is None:
-        return np.empty((0, len(sample.x))), np.empty((0, 1, 1))
-    blur = waves.at(sample.x, sample.y, averaged=False)
-    unit = blur.std(axis=1, keepdims=True)
-    return (blur - blur.mean(axis=1, keepdims=True)) / unit, unit[:, :, None]
-
-
 def _parted(
-    sample: Sample, mean: np.ndarray, fwhm: float, shape: tuple[int, int], phases: PhaseMaps | None
+    sample: Sample, mean: np.ndarray, fwhm: float, shape: tuple[int, int], dithers: Dithers | None
 ) -> tuple[Sample, Waves | None, Borders]:
     """Return (the sample without waves, its regions told; the waves; the borders between regions).
 
-    Each shows better once the other is known: waves make stars scatter that borders are sought in, and differ
-    from region to region.
+    Each shows better once the other is known: waves make stars scatter that borders are sought in, and stars
+    differ from region to region.
     """
     core = radii(len(mean)) <= 1.5 * fwhm
     place = np.stack([sample.x, sample.y])
-    likely = None if phases is None else likely_borders(phases, shape)
+    likely = None if dithers is None else dithers.borders(shape)
     borders, waves, clear, floor = no_borders(shape), None, sample, WIDTH_FLOOR
-    for last in (True,) if phases is None else (False, True):
-        if phases is not None:
-            waves = find_waves(sample, mean, fwhm, phases, borders, likely if last else None)
-        clear = sample if waves is None else without_waves(sample, mean, waves)
+    for _ in (True,) if dithers is None else (False, True):
+        if dithers is not None and dithers.frames is not None:
+            waves = find_waves(sample, mean, fwhm, dithers.frames, borders)
+            clear = without_waves(sample, mean, waves)
         value, error = widths(clear, mean, core)
         borders = find_borders(place, value[None], np.hypot(error, floor)[None], shape, likely=likely)
         floor = max(excess_scatter(_off_borders(place, value, error, borders), error), LEAST_WIDTH_FLOOR)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from ks4diff.numerics.moments import half_max_width
-from ks4diff.numerics.phase_waves import PhaseMaps
 from ks4diff.products.cells import CELL_PIX, cell_grid
 from ks4diff.products.chip import StarList
 from ks4diff.products.errors import SkipChip
@@ -17,6 +16,7 @@ from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.psf_field import build_field
 from ks4diff.stages.psf_single import average, gaussian, single_psf
 from ks4diff.stages.psf_stars import Measurer, Sample, chosen_stars
+from ks4diff.stages.stack_frames import Dithers
 
 __all__ = ["PsfConfig", "model_psf"]
 
@@ -29,14 +29,14 @@ def model_psf(
     stars: StarList,
     gain: float,
     config: PsfConfig,
-    phases: PhaseMaps | None = None,
+    dithers: Dithers | None = None,
 ) -> tuple[PsfField, StarList]:
     """Return (psf, stars): the PSF over an image, and its stars with positions and fluxes fitted with it.
 
     Small images, of one cell of 1024 px, get one PSF (`single_psf`). Larger ones: a first PSF from some
     cells, then twice: stars fitted cell by cell with the PSF of their place, the clean ones cut out
-    and the field built from them (`build_field`). With few stars the field is constant. ``phases`` are those
-    of a stack's dithers, where it is one.
+    and the field built from them (`build_field`). With few stars the field is constant. ``dithers`` are
+    those of a stack, where it is one.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def model_psf(
             fitted[:, who], field, measurer.cells(), 3
         )
         _enough(sample, config)
-        field, used = build_field(sample, field, fwhm, config, last=last, phases=phases)
+        field, used = build_field(sample, field, fwhm, config, last=last, dithers=dithers)
         _enough(used, config)
     return field, replace(stars, x=fitted[0], y=fitted[1], flux=fitted[2])
 

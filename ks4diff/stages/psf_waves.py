@@ -2,8 +2,9 @@
 
 A value at a fraction p between two pixels is as broad as if blurred by a variance of p (1 - p). Phases run
 over a stack in waves, 30 to 1000 px long, as its pixels are not quite as large as a chip's; their lengths and
-directions follow from the camera's distortion, known but for the dithers' turn and sub-pixel place. Stars
-scatter by 2 to 5 % of the peak by them. Waves longer than `BLUR_PIX` change the PSF over the image.
+directions follow from the camera's distortion, known but for the dithers' turn and place, which the stack's
+noise tells. Stars scatter by 2 to 5 % of the peak by them. Waves longer than `BLUR_PIX` change the PSF over
+the image.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from astropy.wcs import WCS
 
-from ks4diff.numerics.phase_waves import HARMONICS, PhaseMaps, columns
+from ks4diff.numerics.phase_waves import HARMONICS, Frames, PhaseMaps, columns
 from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders
 from ks4diff.products.cells import Cells, cell_grid
@@ -31,55 +32,58 @@ BEYOND_ARCSEC = 0.38  # the least side of a chip's pixel
 GRID = 25  # places a side that they are fitted to
 GAPS_PIX = (460.0, 933.0)  # between chips along x and y, section 4
 BLUR_PIX = 96.0  # of the image over which a PSF is averaged
+UNSEEN = 0.0005  # of the peak: changes that a PSF's modes may lack
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waves:
-    """Blur by phases along x and y: ``found`` dithers, their strength, its mean ``level`` over the stars.
+    """How a stack's frames change its PSF by their phases: each as strong as its share of the stack.
 
-    ``coefficients`` [2, waves * (1 + regions) * columns]: of each wave those common to all and by how much
-    those of each of ``regions`` (int [n], as `Borders.region` names them) are others. ``lost`` [2] is the
-    variance between stars of what `BLUR_PIX` averages away, pixels⁴.
+    ``shares`` float64 [frames, 1 + regions]: of one that all regions have in common, then by how much it is
+    another in each of ``regions`` (int [n], as `region_of` names them), in units of an equal share of the
+    frames there. ``level`` [patterns] is the mean over the stars, ``lost`` the variance between stars of what
+    `BLUR_PIX` averages away.
     """
 
-    maps: PhaseMaps
-    found: tuple[tuple[int, float], ...]
-    borders: Borders
+    frames: Frames
     regions: np.ndarray
-    coefficients: np.ndarray
+    shares: np.ndarray
     level: np.ndarray
     lost: np.ndarray
 
-    def of_found(self) -> Waves:
-        """Return the same with the maps of the dithers that were found alone."""
-        numbers = [number for number, _ in self.found]
-        return replace(
-            self,
-            maps=replace(self.maps, phases=self.maps.phases[numbers]),
-            found=tuple((k, turn) for k, (_, turn) in enumerate(self.found)),
-        )
-
-    def members(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return float64 [1 + regions, n]: 1, and 1 where a pixel lies in each region."""
-        return np.concatenate([np.ones((1, len(x))), self.borders.region(x, y) == self.regions[:, None]])
+    def shares_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return float64 [frames, n]: of the stack at pixels of the image."""
+        covers = self.frames.covers(x, y)
+        member = region_of(covers) == self.regions[:, None]
+        strength = self.shares[:, :1] + self.shares[:, 1:] @ member
+        return covers * strength / np.maximum(covers.sum(axis=0), 1)
 
     def at(self, x: np.ndarray, y: np.ndarray, *, averaged: bool) -> np.ndarray:
-        """Return the blur at pixels [2, n], about its mean over the stars; ``averaged`` over `BLUR_PIX`."""
-        here, member = self.maps.at(x, y), self.members(x, y)
-        aside = [self.maps.at(x + dx, y + dy) for dx, dy in ((1, 0), (0, 1))] if averaged else []
-        own = self.coefficients.reshape(2, len(self.found), len(member), -1)
-        out = np.zeros((2, len(x)))
-        for number, wave in enumerate(self.found):
-            phase = here.of(wave)
-            slopes = [there.of(wave) - phase for there in aside]
+        """Return the strengths of `patterns` at pixels [p, n], about their mean over the stars.
+
+        ``averaged`` over `BLUR_PIX`.
+        """
+        shares = self.shares_at(x, y)
+        shown = waves_at(self.frames, x, y, averaged=averaged)
+        return np.einsum("fn,fpn->pn", shares, shown) - self.level[:, None]
+
+
+def region_of(covers: np.ndarray) -> np.ndarray:
+    """Return int64 [n]: alike for places that the same of the frames cover (bool [frames, n])."""
+    return (covers * (1 << np.arange(len(covers)))[:, None]).sum(axis=0)
+
+
+def waves_at(frames: Frames, x: np.ndarray, y: np.ndarray, *, averaged: bool) -> np.ndarray:
+    """Return float64 [frames, p, n]: cosines and sines of the phases, in the order of `patterns`."""
+    phases = frames.at(x, y)
+    out = np.stack([columns(phases[:, k]) for k in (0, 1)])
+    if averaged:
+        for dx, dy in ((1, 0), (0, 1)):
+            slope = frames.at(x + dx, y + dy) - phases
             for k in (0, 1):
-                shown = columns(phase[k]).reshape(len(HARMONICS), 2, -1)
                 for n, harmonic in enumerate(HARMONICS):
-                    for slope in slopes:
-                        shown[n] *= np.sinc(harmonic * BLUR_PIX * slope[k])
-                strength = own[k, number].T @ member
-                out[k] += (strength * shown.reshape(len(strength), -1)).sum(axis=0)
-        return out - self.level[:, None]
+                    out[k, 2 * n : 2 * n + 2] *= np.sinc(harmonic * BLUR_PIX * slope[:, k])
+    return np.moveaxis(out.reshape(-1, *out.shape[2:]), 0, 1)
 
 
 def dither_phases(
@@ -151,34 +155,48 @@ def _chip_pixels(science: WCS, stack: WCS, shape: tuple[int, int], move: tuple[f
 
 
 def patterns(psf: np.ndarray) -> np.ndarray:
-    """Return [2, n, n]: how a stamp changes when blurred by a variance of 2 pixels² along x, and along y."""
-    p = np.pad(psf, 1)
-    return np.stack([p[1:-1, 2:] + p[1:-1, :-2], p[2:, 1:-1] + p[:-2, 1:-1]]) - 2 * psf
+    """Return [p, n, n]: by how much a PSF is another for a cosine or a sine of a phase of 1.
+
+    For x and then y, for the first and the second harmonic a cosine and a sine. Interpolation at a fraction p
+    between pixels weighs them by a triangle at p, p - 1, ...: of a frequency f it leaves the sum over n of
+    sinc²(f + n) exp(2 pi i n p) (Poisson). Its mean over p, n = 0, is in ``psf`` already; the other terms
+    over that are f² / (f + n)².
+    """
+    size = psf.shape[0]
+    f = np.fft.rfftfreq(size)
+    out = []
+    for axis in (1, 0):
+        light = np.fft.rfft(psf, axis=axis)
+        for n in HARMONICS:
+            up, down = (f / (f + n)) ** 2, (f / (f - n)) ** 2
+            for change in (up + down, 1j * (up - down)):
+                along = change[None, :] if axis == 1 else change[:, None]
+                out.append(np.fft.irfft(light * along, size, axis=axis))
+    return np.stack(out)
 
 
 def without_waves(sample: Sample, mean: np.ndarray, waves: Waves) -> Sample:
-    """Return the sample as if every star had the mean blur."""
+    """Return the sample as if every star had the mean phases."""
     return sample.without(waves.at(sample.x, sample.y, averaged=False), patterns(mean))
 
 
-def with_waves(field: PsfField, waves: Waves, beyond: np.ndarray, config: PsfConfig) -> PsfField:
+def with_waves(field: PsfField, waves: Waves, config: PsfConfig) -> PsfField:
     """Return the field of a sample `without_waves` with the waves that are longer than `BLUR_PIX`.
 
-    ``beyond`` [2, n, n] is what blur changes more than its `patterns` say. The shorter waves are in the
-    field's error, as stars scatter by them.
+    The shorter waves are in the field's error, as stars scatter by them.
     """
     shape = field.amplitudes.shape
     nodes = Cells(values=np.zeros(cell_grid(shape, config.border_node_pix)), shape=shape)
     x, y = (a.ravel() for a in nodes.middles())
-    alike = field.amplitudes.values.shape[-2:] == nodes.values.shape
-    other = field.amplitudes.values.reshape(-1, len(x)) if alike else field.amplitudes.at(x, y)
-    blur = np.concatenate([other, waves.of_found().at(x, y, averaged=True)])
-    change = patterns(field.mean) + beyond
+    change = patterns(field.mean.astype(np.float64))
     strength = np.abs(change).max(axis=(1, 2)) / field.mean.max()
+    waved = waves.at(x, y, averaged=True)
+    seen = np.abs(waved).max(axis=1) * strength > UNSEEN
+    amplitudes = np.concatenate([field.amplitudes.at(x, y), waved[seen]])
     error = np.sqrt(field.error.values**2 + strength**2 @ waves.lost)
     return replace(
         field,
-        modes=np.concatenate([field.modes, change]).astype(np.float32),
-        amplitudes=Cells(values=blur.reshape(-1, *nodes.values.shape).astype(np.float32), shape=shape),
+        modes=np.concatenate([field.modes, change[seen]]).astype(np.float32),
+        amplitudes=Cells(values=amplitudes.reshape(-1, *nodes.values.shape).astype(np.float32), shape=shape),
         error=replace(field.error, values=error.astype(np.float32)),
     )
