@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ks4diff.numerics.phase_waves import Frames, PhaseMaps, Phases
+from ks4diff.numerics.phase_waves import Frames, PhaseMaps, Phases, region_of
 
 BIN_PIX = 8.0  # over which a turn of 1 degree moves a phase by a seventh of a cycle
 CELLS = 12  # a side of the image, over which a phase that is 10" off by a cubic distortion still adds up
@@ -67,9 +67,7 @@ def _strongest(phases: Phases, left: np.ndarray, most_turn: float) -> tuple[floa
     for number, straight in enumerate(phases.straight):
         both = []
         for b, phase, value in zip(bins, straight, left, strict=True):
-            turned = np.exp(-2j * np.pi * phase) * value
-            sums = np.bincount(b, turned.real) + 1j * np.bincount(b, turned.imag)
-            both.append(np.abs(np.fft.fft(sums, many)[tried]) ** 2 / (value @ value))
+            both.append(np.abs(np.fft.fft(_summed(phase, value, b), many)[tried]) ** 2 / (value @ value))
         score = 2 * np.minimum(*both)
         top = int(np.argmax(score))
         if score[top] > best[0]:
@@ -88,10 +86,8 @@ def _refined(maps: PhaseMaps, wave: tuple[int, float], place: np.ndarray, left: 
     turning = maps.at(*middle).turning
     shift = np.zeros(2)
     for reach, steps, cycles in SEARCHED:
-        sums = []
-        for phase, value in zip(maps.moved(number, turn, shift, place), left, strict=True):
-            turned = np.exp(-2j * np.pi * phase) * value
-            sums.append(np.bincount(cell, turned.real) + 1j * np.bincount(cell, turned.imag))
+        phases = maps.moved(number, turn, shift, place)
+        sums = [_summed(p, v, cell) for p, v in zip(phases, left, strict=True)]
         start = maps.moved(number, turn, shift, middle)
         sides = [maps.moved(number, turn, shift + d, middle) - start for d in np.eye(2)]
         moves = np.linspace(-reach, reach, steps)
@@ -112,6 +108,12 @@ def _refined(maps: PhaseMaps, wave: tuple[int, float], place: np.ndarray, left: 
     frame = maps.frame(number, turn, shift, np.array(offset))
     in_phase = (left * np.cos(2 * np.pi * frame.at(*place)[0])).sum(axis=0)
     return replace(frame, boxes=_largest_box(place, in_phase)[None])
+
+
+def _summed(phase: np.ndarray, value: np.ndarray, into: np.ndarray) -> np.ndarray:
+    """Return complex [bins]: values turned back by their phases, summed ``into`` bins."""
+    turned = np.exp(-2j * np.pi * phase) * value
+    return np.bincount(into, turned.real) + 1j * np.bincount(into, turned.imag)
 
 
 def _largest_box(place: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -155,7 +157,7 @@ def _explained(frames: Frames, place: np.ndarray, power: np.ndarray) -> tuple[np
     """
     angle = 2 * np.pi * frames.at(*place)
     covers = frames.covers(*place)
-    key = (covers * (1 << np.arange(len(covers)))[:, None]).sum(axis=0)
+    key = region_of(covers)
     along = place / place.max(axis=1, keepdims=True) * 2 - 1
     left = np.zeros(power.shape)
     seen = np.zeros((len(covers), 2), dtype=complex)

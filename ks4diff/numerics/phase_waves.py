@@ -109,6 +109,11 @@ class Frames:
         return replace(self, phases=phases)
 
 
+def region_of(covers: np.ndarray) -> np.ndarray:
+    """Return int64 [n]: alike for places that the same frames cover (bool [frames, n])."""
+    return (covers * (1 << np.arange(len(covers)))[:, None]).sum(axis=0)
+
+
 def columns(phase: np.ndarray) -> np.ndarray:
     """Return float64 [2 harmonics, n]: cosines and sines of a phase [n]."""
     first = np.exp(2j * np.pi * phase)

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ks4diff.numerics.phase_waves import Frames, fitted
+from ks4diff.numerics.phase_waves import Frames, fitted, region_of
 from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders
 from ks4diff.numerics.psf_modes import radii
 from ks4diff.numerics.scatter import excess_scatter
 from ks4diff.stages.psf_clean import as_wide_as_neighbours, stamp_variance, widths
 from ks4diff.stages.psf_stars import Sample
-from ks4diff.stages.psf_waves import Waves, patterns, region_of, waves_at
+from ks4diff.stages.psf_waves import Waves, patterns, waves_at
 
 SHARE = 0.3  # of an equal share: by how much a frame's may be another, and a region's beyond that
 FEW_IN_REGION = 8  # stars

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from astropy.wcs import WCS
 
-from ks4diff.numerics.phase_waves import HARMONICS, Frames, PhaseMaps, columns
+from ks4diff.numerics.phase_waves import HARMONICS, Frames, PhaseMaps, columns, region_of
 from ks4diff.numerics.polynomial import design as terms
 from ks4diff.numerics.psf_borders import Borders
 from ks4diff.products.cells import Cells, cell_grid
@@ -66,11 +66,6 @@ class Waves:
         shares = self.shares_at(x, y)
         shown = waves_at(self.frames, x, y, averaged=averaged)
         return np.einsum("fn,fpn->pn", shares, shown) - self.level[:, None]
-
-
-def region_of(covers: np.ndarray) -> np.ndarray:
-    """Return int64 [n]: alike for places that the same of the frames cover (bool [frames, n])."""
-    return (covers * (1 << np.arange(len(covers)))[:, None]).sum(axis=0)
 
 
 def waves_at(frames: Frames, x: np.ndarray, y: np.ndarray, *, averaged: bool) -> np.ndarray:
