@@ -26,7 +26,6 @@ LEAST_AMPLITUDE = 0.08  # of the mean power: three dithers' waves have 0.2, beat
 STRONGEST = 0.3  # of the mean power: what waves are taken to be within where few samples tell ...
 SCATTER = 0.6  # ... which scatter by this
 LEAST_SAMPLES = 400  # in a frame's box
-CUT = 0.5  # of a wave's mean strength: a lone dither's is 0.45 of the power, one among four 0.15
 EDGE = 3.0  # steps between samples: so far from an image's border a frame that covers all may seem to end
 MOST_TRIES = 12
 
@@ -50,7 +49,7 @@ def find_frames(maps: PhaseMaps, place: np.ndarray, power: np.ndarray, most_turn
             break
         found = more
         left, found = _explained(found, place, power)
-    return found
+    return None if found is None else _boxed_again(found, place, power)
 
 
 def _strongest(phases: Phases, left: np.ndarray, most_turn: float) -> tuple[float, tuple[int, float]]:
@@ -106,8 +105,7 @@ def _refined(maps: PhaseMaps, wave: tuple[int, float], place: np.ndarray, left: 
         np.angle((np.exp(-2j * np.pi * p) * v).sum()) / (2 * np.pi) for p, v in zip(phase, left, strict=True)
     ]
     frame = maps.frame(number, turn, shift, np.array(offset))
-    in_phase = (left * np.cos(2 * np.pi * frame.at(*place)[0])).sum(axis=0)
-    return replace(frame, boxes=_largest_box(place, in_phase)[None])
+    return replace(frame, boxes=_likely_box(frame, place, left)[None])
 
 
 def _summed(phase: np.ndarray, value: np.ndarray, into: np.ndarray) -> np.ndarray:
@@ -116,19 +114,39 @@ def _summed(phase: np.ndarray, value: np.ndarray, into: np.ndarray) -> np.ndarra
     return np.bincount(into, turned.real) + 1j * np.bincount(into, turned.imag)
 
 
-def _largest_box(place: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Return (x0, x1, y0, y1) within which the values, less `CUT` of their mean within, sum up to most.
+def _boxed_again(frames: Frames, place: np.ndarray, power: np.ndarray) -> Frames:
+    """Return the frames with each one's box as it is once the others are known.
+
+    Noise is weaker where more dithers lie: among three a wave has a third of a lone one's strength.
+    """
+    for k in range(len(frames.boxes)):
+        left = power / power.mean(axis=1, keepdims=True) - 1
+        if len(frames.boxes) > 1:
+            left, _ = _explained(frames.only(np.arange(len(frames.boxes)) != k), place, power)
+        boxes = frames.boxes.copy()
+        boxes[k] = _likely_box(frames.only([k]), place, left)
+        frames = replace(frames, boxes=boxes)
+    return frames
+
+
+def _likely_box(frame: Frames, place: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Return (x0, x1, y0, y1) within which values are most likely a wave as strong as it is there on average.
 
     Sides are infinite beyond which hardly a sample lies.
     """
+    wave = np.cos(2 * np.pi * frame.at(*place)[0])
+    product, square = (left * wave).sum(axis=0), (wave**2).sum(axis=0)
     box = np.array([-np.inf, np.inf, -np.inf, np.inf])
     for _ in range(3):
         inside = (place >= box[::2, None]) & (place <= box[1::2, None])
-        cut = CUT * value[inside.all(axis=0)].mean()
+        both = inside.all(axis=0)
+        strength = product[both].sum() / square[both].sum()
+        # the logarithm of how much likelier values are with the wave than without, but for a factor
+        gain = product - 0.5 * strength * square
         for k in (0, 1):
             some = np.flatnonzero(inside[1 - k])
             some = some[np.argsort(place[k, some])]
-            sums = np.concatenate([[0.0], np.cumsum(value[some] - cut)])
+            sums = np.concatenate([[0.0], np.cumsum(gain[some])])
             last = int(np.argmax(sums - np.minimum.accumulate(sums)))
             first = int(np.argmin(sums[: last + 1]))
             at = place[k, some]

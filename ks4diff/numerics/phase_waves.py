@@ -102,6 +102,10 @@ class Frames:
             boxes=np.concatenate([self.boxes, other.boxes]),
         )
 
+    def only(self, some: np.ndarray | list[int]) -> Frames:
+        """Return some of the frames."""
+        return replace(self, phases=self.phases[some], boxes=self.boxes[some])
+
     def later(self, offset: np.ndarray) -> Frames:
         """Return the frames with phases moved by ``offset`` [frames, 2] cycles."""
         phases = self.phases.copy()
