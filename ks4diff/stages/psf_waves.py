@@ -187,7 +187,9 @@ def with_waves(field: PsfField, waves: Waves, config: PsfConfig) -> PsfField:
     strength = np.abs(change).max(axis=(1, 2)) / field.mean.max()
     waved = waves.at(x, y, averaged=True)
     seen = np.abs(waved).max(axis=1) * strength > UNSEEN
-    amplitudes = np.concatenate([field.amplitudes.at(x, y), waved[seen]])
+    alike = field.amplitudes.values.shape[-2:] == nodes.values.shape
+    other = field.amplitudes.values.reshape(-1, len(x)) if alike else field.amplitudes.at(x, y)
+    amplitudes = np.concatenate([other, waved[seen]])
     error = np.sqrt(field.error.values**2 + strength**2 @ waves.lost)
     return replace(
         field,
