@@ -93,7 +93,8 @@ def subtract_patch(pair: Pair, rows: Span, columns: Span) -> PatchResult:
         corner = columns.start - pair.margin, rows.start - pair.margin
         full = lights(pair.bright, (pair.chip.psf, pair.template.psf), corner, pair.shape)
         add(full, (science, template), -1)
-        lost, bits = _holes(pair, f, flags, science, template)
+        doubtful = _doubtful(pair, columns.middle, rows.middle, full)
+        lost, bits = _holes(pair, f, flags, science, template, doubtful)
         add(full, (science, template), 1)
     difference, s_n, s_r, light = zogy_patch.apply(f, science, template)
     sky = f.sky_n * depths[0] / means[0] + f.sky_r * depths[1] / means[1]
@@ -215,7 +216,7 @@ def _level_background(pair: Pair, rows: Span, columns: Span, images, flags: np.n
     return left.variance
 
 
-def _holes(pair, f, flags, science, template):
+def _holes(pair, f, flags, science, template, doubtful):
     """Fill the holes of either image in both, and return what they cost around them with whose flags.
 
     What lies beyond the border is a hole too: a star that the border cuts ends as softly in both images.
@@ -241,10 +242,19 @@ def _holes(pair, f, flags, science, template):
     saturated = (raised & np.uint16(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)) != 0
     config = pair.config
     part = np.where(saturated, config.saturated_fill_error, config.fill_error).astype(np.float32)
-    unknown = part * open_part[depth.reshape(-1)[bad]] * hidden
+    unknown = part * open_part[depth.reshape(-1)[bad]] * hidden + doubtful.reshape(-1)[bad]
     stamp = np.maximum(np.abs(f.kernel_n), np.abs(f.kernel_r)).astype(np.float32)
     errors = holes.fill_errors(flags, bad, unknown, stamp, 0.1 * np.sqrt(f.score_flux), bits)
     return (loss, errors), bits
+
+
+def _doubtful(pair: Pair, x: float, y: float, full: list) -> np.ndarray:
+    """Return float32 [y, x]: by how much the light of saturated stars may err, as PSFs do at (x, y)."""
+    out = np.zeros(pair.shape, dtype=np.float32)
+    errors = [np.float32(_value(part.psf.error, x, y, 0.0)) for part in (pair.chip, pair.template)]
+    for place, light in full:
+        out[place] += np.maximum(*(error * one for error, one in zip(errors, light, strict=True)))
+    return out
 
 
 def _fill_beyond(pair: Pair, images, depth: np.ndarray, outside: np.ndarray) -> None:

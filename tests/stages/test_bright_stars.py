@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ks4diff.numerics.moved_psf import moved_psfs
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import StarList
 from ks4diff.products.image import PixelFlag
 from ks4diff.products.noise import NoiseModel
@@ -119,6 +120,18 @@ class TestSaturatedStars:
         found = full_stars(struck, known.template, known.match)
         assert np.hypot(found[0] - i, found[1] - j).min() > 5
         assert found.shape[1] == full_stars(known.chip, known.template, known.match).shape[1]
+
+    def test_their_light_is_known_as_well_as_psfs_are(self):
+        known, *_ = scene()
+        flagged = []
+        for error in (0.0, 0.05):
+            chip, template = (
+                replace(part, psf=replace(part.psf, error=Cells.constant(error, SHAPE)))
+                for part in (known.chip, known.template)
+            )
+            flagged.append(run(replace(known, chip=chip, template=template)).flags != 0)
+        assert flagged[1][flagged[0]].all()
+        assert flagged[1].sum() > 1.1 * flagged[0].sum()
 
 
 class TestWings:
