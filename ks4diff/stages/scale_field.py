@@ -35,7 +35,7 @@ class ScaleConfig:
     systematic_seeing: float = 0.004  # more of it per unit of ln(FWHM ratio): 0.003 on 20 simulated chips
     stars_per_cell: int = 8  # fewer say nothing that the polynomial does not
     amplifier_sigma: float = 4.0  # a factor less significant is none
-    # of what is left: then every amplifier has a factor, drawn towards 1; 1 chip in 700 that has none shows it
+    # of what is left: then every amplifier has a factor, drawn towards 1; by chance 1 chip in 700 shows it
     joint_sigma: float = 3.0
     stars_per_amplifier: int = 10
     rounds: int = 12
