@@ -69,6 +69,8 @@ def find_borders(
     shape: tuple[int, int],
     order: int = 2,
     likely: Borders | None = None,
+    *,
+    known: bool = False,
 ) -> Borders:
     """Return the straight lines across an image at which values step beyond their noise.
 
@@ -84,6 +86,8 @@ def find_borders(
         Of the polynomial over the image that is fitted with the steps.
     likely
         Where borders are to be expected, to `LIKELY_PIX`.
+    known
+        Whether each of those is where a dither is known to end.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def find_borders(
         Greedily: the line whose step lowers chi² most, as long as fewer than ``FALSE_RATE`` such lines
         (``LIKELY_RATE`` of the likely ones) were better by chance, chi² in units of the values' own scatter
         about the model, which is clipped. Among fewer than `FEWEST` stars only likely ones, and at
-        ``FALSE_RATE``.
+        ``FALSE_RATE`` unless they are ``known``.
 
     """
     k = place.shape[1]
@@ -103,7 +107,7 @@ def find_borders(
     smooth = terms(*(place / (np.array(shape[::-1])[:, None] / 2) - 1), order)
     tried = _every_line(shape)
     sides = _Sides.of(*tried, place, shape)
-    needed = _turned(tried[2]) + _needed(tried, likely, value.shape)
+    needed = _turned(tried[2]) + _needed(tried, likely, value.shape, known)
     while len(found) < MOST:
         gain = _gains(smooth, found.beyond(*place), value, error, sides) - needed
         best = int(np.argmax(gain))
@@ -112,10 +116,10 @@ def find_borders(
         new = tuple(part[best : best + 1] for part in tried)
         found = _refined(_with(found, new), (place, value, error), smooth, turns=1)
     found = _refined(found, (place, value, error), smooth, turns=len(found))
-    return _without_needless(found, (place, value, error), smooth, likely)
+    return _without_needless(found, (place, value, error), smooth, (likely, known))
 
 
-def _needed(lines, likely: Borders, shape: tuple[int, int]) -> np.ndarray:
+def _needed(lines, likely: Borders, shape: tuple[int, int], known: bool) -> np.ndarray:
     """Return by how much the step at each of ``lines`` (upright, at, slope) must lower chi².
 
     ``shape`` is that of the values, (how many a star has, stars).
@@ -124,11 +128,11 @@ def _needed(lines, likely: Borders, shape: tuple[int, int]) -> np.ndarray:
     near = np.abs(at[:, None] - likely.at) <= LIKELY_PIX
     near = (near & (upright[:, None] == likely.upright)).any(axis=1)
     if shape[1] < FEWEST:
-        return np.where(near, chi2.isf(FALSE_RATE, shape[0]), np.inf)
+        return np.where(near, chi2.isf(LIKELY_RATE if known else FALSE_RATE, shape[0]), np.inf)
     return chi2.isf(np.where(near, LIKELY_RATE, FALSE_RATE), shape[0])
 
 
-def _without_needless(found: Borders, data, smooth: np.ndarray, likely: Borders) -> Borders:
+def _without_needless(found: Borders, data, smooth: np.ndarray, likely) -> Borders:
     """Return the borders without those that the others have made needless."""
     place, value, error = data
     none = tuple(part[:0] for part in (found.upright, found.at, found.slope))
@@ -139,7 +143,9 @@ def _without_needless(found: Borders, data, smooth: np.ndarray, likely: Borders)
             line = (part[k : k + 1] for part in (found.upright, found.at, found.slope))
             sides = _Sides.of(*line, place, found.shape)
             gains.append(float(_gains(smooth, rest.beyond(*place), value, error, sides)[0]))
-        spare = np.array(gains) - _needed((found.upright, found.at, found.slope), likely, value.shape)
+        spare = np.array(gains) - _needed(
+            (found.upright, found.at, found.slope), likely[0], value.shape, likely[1]
+        )
         if spare.min() >= 0:
             break
         found = _with(found, none, skip=int(np.argmin(spare)))

@@ -129,13 +129,15 @@ def _parted(
     core = radii(len(mean)) <= 1.5 * fwhm
     place = np.stack([sample.x, sample.y])
     likely = None if dithers is None else dithers.borders(shape)
+    known = dithers is not None and dithers.frames is not None
     borders, waves, clear, floor = no_borders(shape), None, sample, WIDTH_FLOOR
     for _ in (True,) if dithers is None else (False, True):
-        if dithers is not None and dithers.frames is not None:
+        if known:
             waves = find_waves(sample, mean, fwhm, dithers.frames, borders)
             clear = without_waves(sample, mean, waves)
         value, error = widths(clear, mean, core)
-        borders = find_borders(place, value[None], np.hypot(error, floor)[None], shape, likely=likely)
+        wide = np.hypot(error, floor)
+        borders = find_borders(place, value[None], wide[None], shape, likely=likely, known=known)
         floor = max(excess_scatter(_off_borders(place, value, error, borders), error), LEAST_WIDTH_FLOOR)
     return replace(clear, region=borders.region(*place)), waves, borders
 

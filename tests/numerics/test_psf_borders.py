@@ -118,3 +118,20 @@ class TestFindBorders:
         unit = max(1.4826 * np.median(np.abs(rest)), 1.0) ** 2
         plain = [chi2(design) - chi2(np.concatenate([design, side[:, None]], axis=1)) for side in sides]
         np.testing.assert_allclose(gains, np.array(plain) / unit, rtol=0.12, atol=0.3)
+
+
+def test_few_stars_show_more_steps_where_a_border_is_known():
+    shape, k = (2048, 2048), 60
+    place = np.random.default_rng(5).uniform(0, 2048, (2, k))
+    likely, error = no_borders(shape).and_line(True, 1000.0), np.full((1, k), 0.02)
+
+    def found(seed, step, known):
+        value = np.random.default_rng(seed).normal(0, 0.02, k) + step * (place[0] > 1010)
+        return len(find_borders(place, value[None], error, shape, likely=likely, known=known)) > 0
+
+    seeds = range(12)
+    assert (
+        sum(found(s, 0.04, known=True) for s in seeds) >= sum(found(s, 0.04, known=False) for s in seeds) + 3
+    )
+    # a thousandth of them, and some more by their scatter being measured
+    assert sum(found(s, 0.0, known=True) for s in range(40)) <= 1
