@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ks4diff.numerics.scatter import excess_scatter
@@ -37,8 +35,7 @@ def faintness(sample: Sample, model: np.ndarray, amplitudes: np.ndarray, core: n
     """
     snr = np.sqrt((model[0] ** 2 / sample.variance(model[0])).sum(axis=(1, 2)))
     faint = REFERENCE_SNR / np.maximum(snr, LEAST_SNR) - 1
-    off = np.einsum("ak,aij->kij", amplitudes, model[1:]).astype(np.float32)
-    value, error = widths(replace(sample, stamps=sample.stamps - off), model[0], core)
+    value, error = widths(sample.without(amplitudes, model[1:]), model[0], core)
     rows = []
     for region, many in zip(*np.unique(sample.region, return_counts=True), strict=True):
         own = sample.region == region
