@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ks4diff.numerics.noise import LEAST_POWER, half_plane_mean
+
 
 def lanczos_weight(distance, support=4):
     inside = np.abs(distance) < support
@@ -292,3 +294,13 @@ def delta_basis(science, template, half):
     ]
     kernel, *_ = np.linalg.lstsq(np.stack(moved, axis=1), science[inner].ravel(), rcond=None)
     return kernel.reshape(2 * half + 1, 2 * half + 1)
+
+
+def relative_power(power: np.ndarray, shape: tuple[int, int], floor: float = LEAST_POWER) -> np.ndarray:
+    """Return ``power`` divided by its mean over all frequencies and held above ``floor``, float32, mean 1.
+
+    ``power`` [rows, columns // 2 + 1], the half plane of images of ``shape``. Without a floor the division
+    that whitens would raise whatever stands where resampling left no noise.
+    """
+    relative = np.maximum(power / half_plane_mean(power, shape), floor)
+    return (relative / half_plane_mean(relative, shape)).astype(np.float32)

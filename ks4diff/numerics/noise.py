@@ -73,20 +73,10 @@ def bilinear_covariance(mx: float, my: float) -> np.ndarray:
 def power_spectrum(covariance: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return the noise power [rows, columns // 2 + 1] of a covariance [n, n] by lag, n odd.
 
-    A sampled covariance can transform to powers below 0; see `relative_power`.
+    A sampled covariance can transform to powers below 0.
     """
     symmetric = 0.5 * (covariance + covariance[::-1, ::-1])
     return fft.rfft2(embed(symmetric, shape)).real
-
-
-def relative_power(power: np.ndarray, shape: tuple[int, int], floor: float = LEAST_POWER) -> np.ndarray:
-    """Return ``power`` divided by its mean over all frequencies and held above ``floor``, float32, mean 1.
-
-    ``power`` [rows, columns // 2 + 1], the half plane of images of ``shape``. Without a floor the division
-    that whitens would raise whatever stands where resampling left no noise.
-    """
-    relative = np.maximum(power / half_plane_mean(power, shape), floor)
-    return (relative / half_plane_mean(relative, shape)).astype(np.float32)
 
 
 def half_plane_mean(spectrum: np.ndarray, shape: tuple[int, int]) -> float:

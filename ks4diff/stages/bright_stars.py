@@ -24,10 +24,8 @@ PIXELS = 100  # ... in an area of so many pixels, over which wings are smoothed
 MODE_PRIOR = 1.5e-5  # of a mode's wings, for a core that changes by its own peak: a third of a PSF's wings
 CLIP = 3.5  # sigma: what shines next to them
 MODEL_ERROR = 0.1  # of the light in a pixel that the PSF is believed to before its wings are known
-CORE, BEYOND = (
-    1.5,
-    2.5,
-)  # FWHM: within the first a PSF stays as it is, beyond the second all is as bright stars show
+# FWHM: within the first a PSF stays as it is, beyond the second all is as bright stars show
+CORE, BEYOND = 1.5, 2.5
 FADE = 0.85  # of the half-width: where stamps begin to fade, and the halo begins
 REACH = 2.5  # half-widths of a stamp: to there halos are subtracted
 

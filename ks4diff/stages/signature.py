@@ -37,9 +37,8 @@ class SignatureConfig:
     fringe: FringeConfig = field(default_factory=FringeConfig)
     masters_on_trimmed: bool = False  # files without overscan come bias-subtracted and flat-fielded
     least_response: float = 0.2  # of the flat; below, a pixel is bad
-    column_rows: float = (
-        20.0  # by which a column stands out of its neighbours, less 0.4 of all rows: then it is bad
-    )
+    # by which a column stands out of its neighbours, less 0.4 of all rows: then it is bad
+    column_rows: float = 20.0
     star_rows: int = 400  # a shorter run beside a full pixel is a star's trail or spike
     zero_block_pix: int = 9  # exact zeros joined in at least this many pixels are no data
 

@@ -9,7 +9,7 @@ import pytest
 
 from ks4diff.numerics import zogy
 from ks4diff.numerics.lanczos import noise_covariance
-from ks4diff.numerics.noise import bilinear_covariance, power_spectrum, relative_power
+from ks4diff.numerics.noise import bilinear_covariance, power_spectrum
 from tests import oracles
 from tests.strategies import SHAPES, gaussian, lopsided, moffat, resampled_noise, turned_nodes
 
@@ -48,7 +48,7 @@ def coloured_pair(shape, psfs, rng, colour):
         covariance = bilinear_covariance(u * (1 - u), v * (1 - v))
     one_pixel = covariance[len(covariance) // 2, len(covariance) // 2]
     grid = zogy.grid_shape(shape, max(len(psf) for psf in psfs))
-    correlation = relative_power(power_spectrum(covariance / one_pixel, grid), grid)
+    correlation = oracles.relative_power(power_spectrum(covariance / one_pixel, grid), grid)
     template = side(data, psfs[1], FLUX_R, SIGMA_R * np.sqrt(one_pixel), correlation)
     return side(rng.normal(0, SIGMA_N, shape), psfs[0], FLUX_N, SIGMA_N), template
 

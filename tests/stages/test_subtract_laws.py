@@ -10,11 +10,12 @@ from scipy import fft
 
 from benchmarks.chips_changes import noise_floor
 from ks4diff.numerics import patches, zogy
-from ks4diff.numerics.noise import power_spectrum, relative_power
+from ks4diff.numerics.noise import power_spectrum
 from ks4diff.products.image import PixelFlag
 from ks4diff.stages.detect import DetectConfig, detect
 from ks4diff.stages.measure import measure
 from ks4diff.stages.measure_context import MeasureConfig
+from tests import oracles
 from tests.known_pairs import WHITE, Plan, Side, resampled, run
 from tests.strategies import gaussian, moffat
 
@@ -212,7 +213,7 @@ class TestFoundBlind:
         """Return the highest S / sqrt(F_S) within 2 px of each place, exactly between pixels too."""
         scale, shape = known.match.flux_scale, known.chip.image.shape
         grid = zogy.grid_shape(shape, len(self.psfs[0]))
-        correlation = relative_power(power_spectrum(known.template.noise.correlation, grid), grid)
+        correlation = oracles.relative_power(power_spectrum(known.template.noise.correlation, grid), grid)
         plain = zogy.subtract(
             *(
                 zogy.Side(side.image.data, np.full(shape, v, np.float32), psf, flux, v, tint)
