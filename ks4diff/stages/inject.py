@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import brentq
 
 from ks4diff.numerics.moments import moved
 from ks4diff.products.chip import CalibratedChip, RawChip
@@ -30,7 +31,8 @@ class InjectConfig:
 
     seed: int = 1
     per_mpix: float = 20.0  # more would meet each other: 20 leave 220 px between neighbours
-    snr_range: tuple[float, float] = (4.0, 60.0)  # on the science image's sky, uniform in its logarithm
+    snr_range: tuple[float, float] = (4.0, 60.0)  # on the science image's sky
+    even_in_log: bool = True  # as many per step of the S/N's logarithm; else per step of the S/N
     star_share: float = 0.25  # of them within `star_reach_pix` of a star
     galaxy_share: float = 0.25  # of them on galaxies, following their light
     star_reach_pix: float = 5.0  # 2"
@@ -69,7 +71,7 @@ def inject(
     wide = every[:, stars.fwhm > config.galaxy_width * chip.psf.fwhm_pix]
     hosts = (every[:, stars.clean], wide if galaxies is None else galaxies)
     table = _places(chip, hosts, config, rng)
-    snr = np.exp(rng.uniform(*np.log(config.snr_range), len(table)))
+    snr = _snr(config, len(table), rng)
     data = raw.data.copy()
     for row, wanted in zip(table, snr, strict=True):
         x, y = round(float(row["x"])), round(float(row["y"]))
@@ -94,12 +96,23 @@ def _gain(raw: RawChip, chip: CalibratedChip, x: int, y: int) -> float:
     return chip.gain
 
 
+def _snr(config: InjectConfig, n: int, rng: np.random.Generator) -> np.ndarray:
+    if config.even_in_log:
+        return np.exp(rng.uniform(*np.log(config.snr_range), n))
+    return rng.uniform(*config.snr_range, n)
+
+
 def _flux(snr: float, stamp: np.ndarray, sigma: float, gain: float) -> float:
     """Return the counts of a source of this S/N: sky noise ``sigma`` and its own Poisson noise."""
-    counts = np.geomspace(0.01, 1e5, 300) * snr * sigma
-    light = np.maximum(stamp, 0)
-    own = [np.sqrt(((c * stamp) ** 2 / (sigma**2 + c * light / gain)).sum()) for c in counts]
-    return float(np.exp(np.interp(np.log(snr), np.log(own), np.log(counts))))
+    light = np.maximum(stamp, 0).astype(np.float64)
+    square = stamp.astype(np.float64) ** 2
+
+    def short(log_counts: float) -> float:
+        counts = np.exp(log_counts)
+        return np.log(counts / snr) + 0.5 * np.log((square / (sigma**2 + counts * light / gain)).sum())
+
+    low, high = np.log(0.01 * snr * sigma), np.log(1e5 * snr * sigma)
+    return float(np.exp(brentq(short, low, high, xtol=1e-6)))
 
 
 def _add(data: np.ndarray, light: np.ndarray, x: int, y: int) -> None:

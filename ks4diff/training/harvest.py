@@ -72,13 +72,16 @@ class HarvestConfig:
     tags: TagsConfig = field(default_factory=TagsConfig)
     rounds: int = 1  # of injection into each exposure
     threshold: float = 4.5  # |S_corr|: noise peaks below 5 show the model what noise is
-    # places: 45 % of the added ones anywhere, 15 % beside stars, 40 % on galaxies following their light
+    # places: 45 % of the added ones anywhere, 15 % beside stars, 40 % on galaxies following their light; the
+    # template's noise leaves about 50 of an S/N of 60
     inject: InjectConfig = field(
-        default_factory=lambda: InjectConfig(snr_range=(4.0, 50.0), star_share=0.15, galaxy_share=0.4)
+        default_factory=lambda: InjectConfig(
+            per_mpix=10.0, snr_range=(4.0, 60.0), even_in_log=False, star_share=0.15, galaxy_share=0.4
+        )
     )
     # nights that are also subtracted with the template spoilt after all was fitted, half of them moved, half
     # blurred: residuals of stars and galaxies that no flag rejects are too rare in good subtractions to learn
-    spoilt_share: float = 0.35
+    spoilt_share: float = 0.1
     shifted_pix: tuple[float, float] = (0.1, 0.8)
     blurred_pix: tuple[float, float] = (0.3, 0.8)  # sigma; adds 2 to 13 % to a FWHM of 3.5 pixels
     most_spoilt: int = 300  # rows of such a chip: they would outnumber all others

@@ -40,17 +40,18 @@ FULL = (9216, 9232)
 class SkiesConfig:
     """What the chips are like; ranges are drawn from evenly, those of densities in their logarithm.
 
-    A field's template is drawn once and compared with ``nights`` exposures: it costs as much as ten of them.
+    A field's template is drawn once and compared with ``nights`` exposures: it costs as much as two of them.
     """
 
-    size: tuple[int, int] = (2048, 1024)  # columns, rows
-    nights: int = 5  # exposures of a field, each with its own seeing, pointing, sky and particles
+    # columns, rows: so large that PSFs vary, dithers' borders cross and few pixels are near the edge
+    size: tuple[int, int] = (4096, 4096)
+    nights: int = 10  # exposures of a field, each with its own seeing, pointing, sky and particles
     moon: tuple[float, float] = (0.0, 0.15)  # of full moon's sky; half of the nights are dark
     density_deg2: tuple[float, float] = (3000.0, 100_000.0)  # sources: sparse to the plane
     cosmic_rays_mpix: tuple[float, float] = (30.0, 140.0)  # KMTNet's 120 s bring about 50
     trails: float = 1.5  # per night: a cut-out has more than a whole chip, or too few are seen
-    # of 20 changes per Mpix 35 % are hostless, 35 % on hosts, 15 % variables, 10 % fading, 5 % moving
-    changes_mpix: tuple[float, float, float, float, float, float] = (7.0, 4.0, 3.0, 3.0, 2.0, 1.0)
+    # of 10 changes per Mpix 35 % are hostless, 35 % on hosts, 15 % variables, 10 % fading, 5 % moving
+    changes_mpix: tuple[float, float, float, float, float, float] = (3.5, 2.0, 1.5, 1.5, 1.0, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,21 +40,28 @@ def trails(config: DetectorConfig, rng: np.random.Generator, light: np.ndarray, 
         spread = rng.uniform(1.5, 3.5)  # seeing and the satellite's defocus, sigma in pixels
         peak = sigma * np.exp(rng.uniform(*np.log(config.trail_sigma)))
         out[k]["value"], out[k]["angle"] = np.round(peak, 3), np.degrees(angle)
-        columns = np.arange(width)
         touched = np.zeros(light.shape[0], bool)
         reach = np.zeros(width, bool)
-        for start in range(0, height, 512):
-            rows = np.arange(start, min(start + 512, height))
+        for start in range(0, height, 128):
+            rows = np.arange(start, min(start + 128, height))
+            columns = _crossed(width, x, rows[[0, -1]] - y, angle, 6 * spread)
             away = (columns[None, :] - x) * np.sin(angle) - (rows[:, None] - y) * np.cos(angle)
             streak = np.where(np.abs(away) < 6 * spread, peak * np.exp(-0.5 * (away / spread) ** 2), 0)
-            light[rows] += streak.astype(np.float32)
+            light[rows[0] : rows[-1] + 1, columns] += streak.astype(np.float32)
             touched[rows] = (streak > 0).any(axis=1)
-            reach |= (streak > 0).any(axis=0)
+            reach[columns] |= (streak > 0).any(axis=0)
         box_x, box_y = np.flatnonzero(reach), np.flatnonzero(touched)
         if len(box_x):
             out[k]["x0"], out[k]["x1"] = box_x[0], box_x[-1] + 1
             out[k]["y0"], out[k]["y1"] = box_y[0], box_y[-1] + 1
     return out
+
+
+def _crossed(width: int, x: float, rise: np.ndarray, angle: float, half: float) -> np.ndarray:
+    """Return the columns less than ``half`` from a line through column ``x``, where it rises from .. to rows."""
+    slope = max(np.sin(angle), 1e-6)
+    ends = x + (np.array([[-half], [half]]) + rise * np.cos(angle)) / slope
+    return np.arange(max(int(min(ends.min(), width)), 0), max(min(int(ends.max()) + 2, width), 0))
 
 
 def cosmic_rays(
