@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -11,33 +11,10 @@ from scipy.stats import chi2
 
 from ks4diff.stages.sim.sky import CHANGING
 from ks4diff.training.measures import SCORE_EDGES, is_added, rounded, share_row
-from ks4diff.training.table import ALERT_SCORE, Table
+from ks4diff.training.table import ALERT_SCORE, Searched, Table, searched
 
 FULL_CHIP_MPIX = 9216 * 9232 / 1e6
 BLENDED_PIX = 12.0  # two and a half FWHM of a bad night
-
-
-class Searched(NamedTuple):
-    """Images whose candidates may become alerts: their area (Mpix), and which rows and changes are theirs."""
-
-    mpix: float
-    nights: int
-    rows: np.ndarray
-    changes: np.ndarray
-
-
-def searched(table: Table) -> Searched:
-    """Return the images that were subtracted and not refused for their quality."""
-    good = (table.nights["mpix"] > 0) & (table.nights["quality"] != "fail")
-    pairs = set(zip(table.night_field[good].tolist(), table.nights["night"][good].tolist(), strict=True))
-    of = [
-        np.array([pair in pairs for pair in zip(fields.tolist(), nights.tolist(), strict=True)], dtype=bool)
-        for fields, nights in (
-            (table.field, table.rows["night"]),
-            (table.change_field, table.changes["night"]),
-        )
-    ]
-    return Searched(float(table.nights["mpix"][good].sum()), int(good.sum()), *of)
 
 
 def false_scores(table: Table, score: np.ndarray, seen: Searched) -> np.ndarray:

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from ks4diff.stages.recover import wilson
 from ks4diff.training.fit import prior_weights
-from ks4diff.training.table import ALERT_SCORE, Table
+from ks4diff.training.table import Table, could_alert, searched
 
 NORMAL_95 = 1.96
 MISSED_SHARE = 0.01
@@ -21,7 +21,7 @@ BOOTSTRAPS = 200
 
 
 class Sets(NamedTuple):
-    """Scores and fields of candidates above `ALERT_SCORE` that no flag rejects; withheld ones are -1.
+    """Scores and fields of candidates that could become alerts; withheld ones are -1.
 
     Sources added to images and those of the simulated sky stand apart: the former are what the forest has
     mostly seen.
@@ -43,7 +43,7 @@ def is_added(tags: np.ndarray) -> np.ndarray:
 def sets_of(table: Table, score: np.ndarray, which: np.ndarray | None = None) -> Sets:
     """Return the three sets of a table with its rows' scores (NaN withheld), of the rows ``which``."""
     rows = table.rows
-    use = table.unflagged & (np.abs(rows["scorr"]) >= ALERT_SCORE) & (rows["round"] >= 0)
+    use = could_alert(table)
     use = use if which is None else use & which
     held = np.where(np.isnan(score), -1.0, score)
     added = is_added(rows["tag"])
@@ -146,10 +146,11 @@ def telling(table: Table, score: np.ndarray, prior: float) -> dict[str, Any]:
     """Return how well scores tell real from bogus: of added sources, of the sky's own, each against bogus."""
     sets = sets_of(table, score)
     strong = sets_of(table, score, np.abs(table.rows["scorr"]) >= 7)
+    seen = searched(table)
     out: dict[str, Any] = {
         "fields": len(table.site),
-        "nights": int((table.nights["mpix"] > 0).sum()),
-        "mpix": round(table.mpix(), 1),
+        "nights": seen.nights,
+        "mpix": round(seen.mpix, 1),
         "bogus": len(sets.bogus),
     }
     for name, real, of, bright in (
@@ -175,7 +176,7 @@ def telling(table: Table, score: np.ndarray, prior: float) -> dict[str, Any]:
 def slices(table: Table, score: np.ndarray, threshold: float) -> dict[str, Any]:
     """Return shares that reach a threshold: by |S_corr|, seeing, kind of real source and kind of bogus."""
     rows = table.rows
-    use = table.unflagged & (np.abs(rows["scorr"]) >= ALERT_SCORE) & (rows["round"] >= 0)
+    use = could_alert(table)
     added = is_added(rows["tag"])
     passed = np.nan_to_num(score, nan=-1.0) >= threshold
     seeing = _seeing(table)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,6 +67,39 @@ class Table:
     def mpix(self) -> float:
         """Return the area that was searched for bogus, millions of pixels: each night once."""
         return float(self.nights["mpix"].sum())
+
+
+class Searched(NamedTuple):
+    """Images whose candidates may become alerts: their area (Mpix), and which rows and changes are theirs."""
+
+    mpix: float
+    nights: int
+    rows: np.ndarray
+    changes: np.ndarray
+
+
+def searched(table: Table) -> Searched:
+    """Return the images that were subtracted and not refused for their quality."""
+    good = (table.nights["mpix"] > 0) & (table.nights["quality"] != "fail")
+    nights = _night_keys(table.night_field, table.nights["night"])[good]
+    of = [
+        np.isin(_night_keys(fields, rows["night"]), nights)
+        for fields, rows in ((table.field, table.rows), (table.change_field, table.changes))
+    ]
+    return Searched(float(table.nights["mpix"][good].sum()), int(good.sum()), *of)
+
+
+def _night_keys(fields: np.ndarray, nights: np.ndarray) -> np.ndarray:
+    return fields.astype(np.int64) * 1000 + nights
+
+
+def could_alert(table: Table) -> np.ndarray:
+    """Return bool [n]: rows of images that may give alerts, that no flag rejects, of `ALERT_SCORE` and more.
+
+    Rows of spoilt templates are none of them.
+    """
+    strong = np.abs(table.rows["scorr"]) >= ALERT_SCORE
+    return searched(table).rows & table.unflagged & strong & (table.rows["round"] >= 0)
 
 
 def read_table(paths: Sequence[Path], extra: Sequence[Path] = ()) -> tuple[Table, str]:

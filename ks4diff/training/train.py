@@ -33,7 +33,7 @@ from ks4diff.training.fit import (
 from ks4diff.training.harvest import HarvestConfig, harvest, set_folder
 from ks4diff.training.measures import slices, telling
 from ks4diff.training.page import write_page
-from ks4diff.training.table import HELD_OUT_SITE, Table, read_table, split_fields
+from ks4diff.training.table import HELD_OUT_SITE, Table, could_alert, read_table, split_fields
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
 
 
 def _line(table: Table, raw: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
-    use = table.unflagged & np.isfinite(raw) & (table.rows["round"] >= 0)
+    use = could_alert(table) & np.isfinite(raw)
     return calibration(raw[use], table.rows["real"][use], prior)
 
 

@@ -16,7 +16,6 @@ from ks4diff.training.false_alerts import (
     alerts_at,
     false_scores,
     lowest_threshold,
-    searched,
 )
 from ks4diff.training.measures import (
     auc,
@@ -26,7 +25,7 @@ from ks4diff.training.measures import (
     missed_share,
     share_row,
 )
-from ks4diff.training.table import read_table
+from ks4diff.training.table import could_alert, read_table, searched
 from tests.training_sets import write_field
 
 scores = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.5, 0.9, 1.0]), min_size=1, max_size=40)
@@ -134,3 +133,16 @@ def test_images_of_failed_quality_give_no_alerts_and_no_area(table):
     assert part["mpix"] == pytest.approx(whole["mpix"] - 1.0)
     assert part["false_alerts"] < whole["false_alerts"]
     assert part["added"]["8"]["n"] < whole["added"]["8"]["n"]
+
+
+def test_candidates_that_could_alert_are_those_of_images_that_may(table):
+    nights = table.nights.copy()
+    nights["quality"][0] = "fail"
+    fewer = could_alert(replace(table, nights=nights))
+    dropped = could_alert(table) & ~fewer
+    of_failed = (table.field == table.night_field[0]) & (table.rows["night"] == nights["night"][0])
+    assert dropped.any()
+    assert not fewer[of_failed].any()
+    assert (dropped == (could_alert(table) & of_failed)).all()
+    assert (np.abs(table.rows["scorr"][fewer]) >= 5).all()
+    assert table.unflagged[fewer].all()

@@ -15,7 +15,15 @@ from ks4diff.cli.main import app
 from ks4diff.io.models import load_model
 from ks4diff.numerics.forest import predicted
 from ks4diff.products.errors import InputError
-from ks4diff.training.fit import FitConfig, as_arrays, calibration, fitted, samples_of, scores_across
+from ks4diff.training.fit import (
+    FitConfig,
+    as_arrays,
+    calibration,
+    fitted,
+    kept_weights,
+    samples_of,
+    scores_across,
+)
 from ks4diff.training.harvest import set_folder
 from ks4diff.training.measures import auc
 from ks4diff.training.table import balanced_weights, folds, read_table, split_fields
@@ -102,6 +110,14 @@ def test_flagged_rows_count_less(table):
     flagged = ~table.unflagged
     near = (np.abs(table.rows["scorr"]) > 7) & (np.abs(table.rows["scorr"]) < 7.5) & ~table.rows["real"]
     assert few[near & flagged].mean() == pytest.approx(0.1 * few[near & ~flagged].mean(), rel=0.3)
+
+
+def test_the_flagged_bogus_that_stay_stand_for_all(table):
+    kept = kept_weights(table, 0.25, 1)
+    flagged = ~table.unflagged & ~table.rows["real"]
+    assert set(kept[flagged]) == {0.0, 4.0}
+    assert set(kept[~flagged]) == {1.0}
+    assert kept[flagged].mean() == pytest.approx(1.0, abs=0.25)
 
 
 def test_scores_across_are_of_forests_that_never_saw_the_field(table):

@@ -58,7 +58,7 @@ def trails(config: DetectorConfig, rng: np.random.Generator, light: np.ndarray, 
 
 
 def _crossed(width: int, x: float, rise: np.ndarray, angle: float, half: float) -> np.ndarray:
-    """Return the columns less than ``half`` from a line through column ``x``, where it rises from .. to rows."""
+    """Return the columns within ``half`` of a line through column ``x``, ``rise`` rows from that point."""
     slope = max(np.sin(angle), 1e-6)
     ends = x + (np.array([[-half], [half]]) + rise * np.cos(angle)) / slope
     return np.arange(max(int(min(ends.min(), width)), 0), max(min(int(ends.max()) + 2, width), 0))
