@@ -105,6 +105,16 @@ def vector(stamps, context, k):
     out["xtalk"] = float(context.crosstalk[k])
     out["log_dens"] = float(np.log10(max(context.density[k], 0.01)))
     out["see_rat"] = context.seeing[k] if q > 0 else 1 / context.seeing[k]
+    point, light, charge, struck, trail, dipole = (float(part[k]) for part in context[7:])
+    out["hit_ratio"] = ratio(charge, light)
+    for name, chi2 in (
+        ("hit_gain", charge - light),
+        ("struck_gain", struck - max(charge, light)),
+        ("streak_gain", light - point),
+        ("trail_gain", trail),
+        ("dipole_gain", dipole),
+    ):
+        out[name] = np.sign(chi2) * abs(chi2) ** 0.5
     return out
 
 

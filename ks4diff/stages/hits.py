@@ -62,6 +62,9 @@ def flag_hits(
 ) -> Candidates:
     """Return the candidates with "cosmic_ray" raised where the charge did not come through the PSF.
 
+    Their columns "point_chi2", "light_chi2", "charge_chi2" and "struck_chi2" tell what decided, NaN where the
+    middle pixels are masked.
+
     Around each candidate the image that is the brighter one, less what the other predicts, is explained
     twice: as a point source or a short streak, convolved with the PSF, and as charge in a few pixels, free or
     along a track. The likelihood ratio decides. A source that is broader than the PSF is never a hit, nor is
@@ -70,6 +73,8 @@ def flag_hits(
     table = candidates.table.copy()
     gains = gains_of(table, chip, template, match, config)
     charge = np.maximum(gains.pixels, gains.track)
+    table["point_chi2"], table["light_chi2"] = gains.point, gains.light
+    table["charge_chi2"], table["struck_chi2"] = charge, gains.struck
     limit = np.where(table["is_positive"], config.margin, config.template_margin)
     hit = charge - gains.light > limit  # NaN where nothing can be said
     struck = hit & (gains.struck - charge > config.struck_source)

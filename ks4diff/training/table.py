@@ -21,7 +21,7 @@ ALERT_SCORE = 5.0  # |S_corr| of candidates that a run makes by default
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of fields: ``features`` float32 [n, 60], ``rows`` of `ROW`, ``field`` int32 [n] their fields.
+    """Rows of fields: ``features`` float32 [n, 66], ``rows`` of `ROW`, ``field`` int32 [n] their fields.
 
     ``changes`` (of `CHANGES`, their "row" counted through all fields) and ``nights`` (of `NIGHT`) have
     ``change_field`` and ``night_field``; ``site`` is that of each field, by number.
