@@ -80,7 +80,7 @@ def good_median(image, bad, j, i, reach):
 
 
 def vector(stamps, context, k):
-    """Return the 59 features that are never NaN of candidate k, not clipped; `features` on one at a time."""
+    """Return the features that are never NaN of candidate k, not clipped; `features` on one at a time."""
     q = -1.0 if stamps.score[k, C, C] < 0 else 1.0
     order = (0, 1, 2) if q > 0 else (1, 0, 2)
     images = (stamps.science[k], stamps.template[k], stamps.difference[k])

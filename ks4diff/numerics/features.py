@@ -51,9 +51,9 @@ class Context(NamedTuple):
     ``excess`` share of the score's variance that is not the sky's; ``saturated`` and ``edge`` distances in
     pixels; ``crosstalk`` expected ghost over flux; ``density`` other candidates per (150 px)²; ``seeing``
     FWHM of science over template; ``exposures`` fraction of single exposures that show it, NaN of no stack.
-    The others are chi² that hypotheses explain: ``point``, ``light``, ``charge`` and ``struck`` in the brighter
-    image alone (`ks4diff.numerics.track_fit.Gains`); ``trail`` and ``dipole`` in the difference, beyond a
-    point source; NaN unknown.
+    The others are chi² that hypotheses explain, NaN unknown: ``point``, ``light``, ``charge`` and ``struck``
+    in the brighter image (`ks4diff.numerics.track_fit.Gains`); ``trail`` and ``dipole`` in the difference,
+    beyond a point source.
     """
 
     excess: np.ndarray

@@ -109,7 +109,8 @@ def calibration(raw: np.ndarray, real: np.ndarray, prior: float) -> tuple[np.nda
     """Return breakpoints x, y of a rising line from raw score to the probability to be real at a prior.
 
     Isotonic regression (Zadrozny & Elkan 2002), whose steps are joined from middle to middle: on a step all
-    scores would be one. At its ends the line goes on to (0, 0) and (1, 1).
+    scores would be one. The line ends half a row's weight from 0 and from 1: no sample makes certain, and a
+    limit of 1 lets nothing pass.
     """
     weights = prior_weights(real, prior)
     fit = IsotonicRegression().fit(raw, real.astype(np.float64), sample_weight=weights)
@@ -117,9 +118,10 @@ def calibration(raw: np.ndarray, real: np.ndarray, prior: float) -> tuple[np.nda
     levels, at = np.unique(step, return_inverse=True)
     total = np.bincount(at, weights)
     middle = np.bincount(at, weights * raw) / total
-    inside = (middle > 1e-9) & (middle < 1 - 1e-9) & (levels > 0) & (levels < 1)
+    least = 0.5 * weights.min()
+    inside = (middle > 1e-9) & (middle < 1 - 1e-9) & (levels > least) & (levels < 1 - least)
     x, first = np.unique(np.r_[0.0, middle[inside], 1.0], return_index=True)
-    return x, np.r_[0.0, levels[inside], 1.0][first]
+    return x, np.r_[least, levels[inside], 1 - least][first]
 
 
 def as_arrays(model, table: Table, line: tuple[np.ndarray, np.ndarray]) -> Forest:

@@ -124,7 +124,7 @@ def test_scores_across_are_of_forests_that_never_saw_the_field(table):
     """With features of pure noise, a forest that had seen a field's rows would know them again."""
     noise = table.features.copy()
     known = np.isfinite(noise[:, 0])
-    noise[known, :59] = np.random.default_rng(1).normal(size=(known.sum(), 59))
+    noise[known] = np.random.default_rng(1).normal(size=(known.sum(), noise.shape[1]))
     blind = replace(table, features=noise)
     across = scores_across(blind, FIT, 1)
     seen = samples_of(blind)[known], fitted(blind, FIT, 1)
@@ -141,7 +141,9 @@ def test_calibration_rises_and_tells_the_share_of_real_ones():
     real = rng.random(len(raw)) < raw**2
     x, y = calibration(raw, real, float(real.mean()))
     assert np.minimum(np.diff(x), np.diff(y)).min() > 0
-    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert (x[0], x[-1]) == (0, 1)
+    assert 0 < y[0] < y[1]
+    assert y[-2] < y[-1] < np.float32(1)  # a limit of 1 lets nothing pass
     grid = np.linspace(0.05, 0.95, 19)
     assert np.abs(np.interp(grid, x, y) - grid**2).max() < 0.05
 
