@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ks4diff.numerics.jit import jit
 
 
-def common_kernels(first: np.ndarray, second: np.ndarray, narrow: float, wide: float) -> np.ndarray:
-    """Return float64 [2, m, m]: weights of two images whose sums of one static scene have one ratio.
+class CommonWeights(NamedTuple):
+    """Kernels of PSFs that are sums of a basis; `kernels_of` adds them up.
 
-    ``first`` and ``second`` are the images' PSFs, [n, n], n odd for each. Convolved with the other's PSF both
-    images show everything, blends and galaxies too, with one and the same PSF; of that image the weights
-    take a Gaussian of ``narrow`` (standard deviation, pixels) less one of ``wide``, both of sum 1, so that a
-    level counts for nothing. A star of flux 1 gives 1 in either image (where its PSF is as given).
+    ``first`` float64 [b, m, m] for the first image, one of each PSF of the second's basis; ``second``
+    [a, m, m] likewise; ``light`` [b, a] what ``first`` gives on the PSFs of the first's basis.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    light: np.ndarray
+
+
+def common_weights(first: np.ndarray, second: np.ndarray, narrow: float, wide: float) -> CommonWeights:
+    """Return weights of two images whose sums of one static scene have one ratio.
+
+    ``first`` [a, n, n] and ``second`` [b, n, n], n odd for each, are the bases of the images' PSFs. Convolved
+    with the other's PSF both images show everything, blends and galaxies too, with one and the same PSF; of
+    that image the weights take a Gaussian of ``narrow`` (standard deviation, pixels) less one of ``wide``,
+    both of sum 1, so that a level counts for nothing.
     """
     half = int(np.ceil(4 * wide))
-    kernels = np.stack([_filtered(psf, narrow, half) - _filtered(psf, wide, half) for psf in (second, first)])
-    kernels -= kernels.mean(axis=(1, 2), keepdims=True)
-    own = np.zeros((2 * half + 1, 2 * half + 1))
-    reach = min(half, first.shape[0] // 2)
-    middle = first.shape[0] // 2
-    inner = slice(half - reach, half + reach + 1)
-    own[inner, inner] = first[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
-    return kernels / (kernels[0] * own).sum()
+    kernels = [
+        np.stack([_filtered(psf, narrow, half) - _filtered(psf, wide, half) for psf in basis])
+        for basis in (second, first)
+    ]
+    kernels = [part - part.mean(axis=(1, 2), keepdims=True) for part in kernels]
+    reach, middle = min(half, first.shape[1] // 2), first.shape[1] // 2
+    outer, inner = (slice(at - reach, at + reach + 1) for at in (half, middle))
+    light = np.einsum("bij,aij->ba", kernels[0][:, outer, outer], first[:, inner, inner].astype(np.float64))
+    return CommonWeights(*kernels, light)
+
+
+def kernels_of(weights: CommonWeights, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return float64 [2, m, m]: the weights of both images, a star of flux 1 giving 1 in either.
+
+    ``first`` [a] and ``second`` [b] say how much of each of the basis their PSFs are.
+    """
+    kernels = np.stack([np.tensordot(second, weights.first, 1), np.tensordot(first, weights.second, 1)])
+    return kernels / (second @ weights.light @ first)
 
 
 def _filtered(psf: np.ndarray, sigma: float, half: int) -> np.ndarray:
@@ -84,7 +108,7 @@ def pair_sums(
     images, flags
         Float32 and integer [y, x]; pixels with a flag are bad.
     kernels
-        Float64 [2, m, m], m odd, of `common_kernels`.
+        Float64 [2, m, m], m odd, of `kernels_of`.
     places
         int64 [2, k]: x, y of pixels.
     noise

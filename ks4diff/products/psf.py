@@ -64,6 +64,15 @@ class PsfField:
         """Return the PSFs at pixels (x, y) [k], float32 [k, n, n], each of sum 1."""
         return np.stack([self._sum(amplitudes) for amplitudes in self.amplitudes.at(x, y).T])
 
+    def basis(self) -> np.ndarray:
+        """Return what PSFs are sums of, float32 [1 + m, n, n]: the mean and the modes."""
+        return np.concatenate([self.mean[None], self.modes])
+
+    def shares(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return how much of each of `basis` the PSFs at pixels (x, y) [k] are, float64 [k, 1 + m]."""
+        amplitudes = self.amplitudes.at(x, y)
+        return np.concatenate([np.ones((1, len(x))), amplitudes]).T
+
     @cached_property
     def stamp(self) -> np.ndarray:
         """The PSF of median amplitudes, float32 [n, n]: for what needs only one."""

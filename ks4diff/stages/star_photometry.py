@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ks4diff.numerics.pair_photometry import common_kernels, pair_sums
+from ks4diff.numerics.pair_photometry import CommonWeights, common_weights, kernels_of, pair_sums
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.psf import PsfField
@@ -33,6 +33,7 @@ class StarRatioConfig:
     better_snr: float = 60.0
     enough_in_block: int = 4  # to have a middle of its own
     width: float = 1.4  # of the weights over the common PSF's: an error of a PSF's width of 1 % costs 0.3 %
+    width_step: float = 0.05  # of their logarithm: parts of like PSFs share their weights
     level_width: float = 2.0  # of the level's weights over these: its noise adds a tenth
     unlike: float = 0.01  # of the peak: PSFs that differ by more, across a border, are not those of one block
     inner_fwhm: float = 2.0  # radius within which every pixel must be good
@@ -79,10 +80,13 @@ def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRat
     members = np.argsort(which, kind="stable")
     first = np.searchsorted(which[members], np.arange(at.shape[1] + 1))
     there = [_Middles.of(part, *at) for part in (chip, template)]
+    weights = _weights((chip.psf, template.psf), there, config)
 
     def one(k: int) -> np.ndarray:
         own = order[members[first[k] : first[k + 1]]]
-        table = _block(chip, template, _targets(chip, own, there[0], k, config), there, k, config)
+        own = _targets(chip, own, there[0], k, config)
+        kernels = kernels_of(weights[k], there[0].psf[k], there[1].psf[k])
+        table = _block(chip, template, own, there, k, kernels, config)
         return np.concatenate([table, np.full((1, table.shape[1]), float(k))])
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -121,9 +125,10 @@ def _alike(
 
 @dataclass(frozen=True, kw_only=True)
 class _Middles:
-    """What an image is like in the middles of parts [k]: the sky's variance, the PSF [k, n, n] and its FWHM.
+    """What an image is like in the middles of parts [k]: the sky's variance, its FWHM and PSF.
 
-    ``noise`` [k, 2] is the variance of sky that smooth weights see, correlation included, and that per count.
+    ``psf`` [k, b] is how much of each of the field's `basis`; ``noise`` [k, 2] the variance of sky that
+    smooth weights see, correlation included, and that per count.
     """
 
     sky: np.ndarray
@@ -137,7 +142,7 @@ class _Middles:
         sky = part.image.sky_variance.at(x, y)
         alike = max(float(part.noise.correlation.sum()), 1.0)
         noise = np.stack([sky * alike, np.full(len(sky), 1.0 / part.gain)], axis=1)
-        return cls(sky=sky, fwhm=part.psf.fwhm.at(x, y), psf=part.psf.stamps(x, y), noise=noise)
+        return cls(sky=sky, fwhm=part.psf.fwhm.at(x, y), psf=part.psf.shares(x, y), noise=noise)
 
 
 def _targets(
@@ -150,13 +155,28 @@ def _targets(
     return own[bright]
 
 
-def _block(chip, template, own: np.ndarray, there, k: int, config: StarRatioConfig) -> np.ndarray:
+def _weights(
+    psfs: tuple[PsfField, PsfField], there: list[_Middles], config: StarRatioConfig
+) -> list[CommonWeights]:
+    """Return the weights of each part."""
+    narrow = config.width * np.hypot(*(image.fwhm for image in there)) / 2.3548
+    step = np.rint(np.log(narrow) / config.width_step)
+    bases = [psf.basis() for psf in psfs]
+    made = {
+        n: common_weights(*bases, width, config.level_width * width)
+        for n in np.unique(step)
+        if (width := float(np.exp(config.width_step * n)))
+    }
+    return [made[n] for n in step]
+
+
+def _block(
+    chip, template, own: np.ndarray, there, k: int, kernels: np.ndarray, config: StarRatioConfig
+) -> np.ndarray:
     """Return [6, n]: x, y, both fluxes and their errors of as many sources of block ``k`` as are wanted."""
     if not len(own):
         return np.empty((6, 0))
     widths = [float(image.fwhm[k]) for image in there]
-    narrow = config.width * float(np.hypot(*widths)) / 2.3548
-    kernels = common_kernels(there[0].psf[k], there[1].psf[k], narrow, config.level_width * narrow)
     noise = np.stack([image.noise[k] for image in there])
     x, y = chip.stars.x[own], chip.stars.y[own]
     images = (chip.image.data, template.image.data)

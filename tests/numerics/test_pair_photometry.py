@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from ks4diff.numerics.pair_photometry import common_kernels, pair_sums
+from ks4diff.numerics.pair_photometry import common_weights, kernels_of, pair_sums
 from tests.strategies import moffat
 
 SHAPE = (122, 131)
 FIRST, SECOND = moffat(25, 4.4), moffat(17, 2.9)
 SCALE = 0.37
 NARROW, WIDE = 3.0, 6.0
-KERNELS = common_kernels(FIRST, SECOND, NARROW, WIDE)
+ONE = np.ones(1)
+KERNELS = kernels_of(common_weights(FIRST[None], SECOND[None], NARROW, WIDE), ONE, ONE)
 PLACES = np.array([[60, 71, 52], [58, 63, 66]])
 NOISE = np.array([[16.0, 0.5], [1.0, 0.2]])
 
@@ -66,6 +67,16 @@ def test_a_star_of_flux_one_gives_one():
         half = psf.shape[0] // 2
         image[58 - half : 58 + half + 1, 60 - half : 60 + half + 1] = psf
     np.testing.assert_allclose(sums(images)[:2, 0], 1, rtol=2e-3)
+
+
+def test_kernels_of_sums_are_those_of_the_summed_psfs():
+    rng = np.random.default_rng(5)
+    bases = [np.stack([psf, *rng.normal(0, 0.01, (2, *psf.shape))]) for psf in (FIRST, SECOND)]
+    amplitudes = np.array([1.0, 0.3, -0.2]), np.array([1.0, -0.1, 0.4])
+    summed = [np.tensordot(a, basis, 1)[None] for a, basis in zip(amplitudes, bases, strict=True)]
+    found = kernels_of(common_weights(*bases, NARROW, WIDE), *amplitudes)
+    own = kernels_of(common_weights(*summed, NARROW, WIDE), ONE, ONE)
+    np.testing.assert_allclose(found, own, rtol=1e-9, atol=1e-12)
 
 
 def test_errors_are_the_scatter():
