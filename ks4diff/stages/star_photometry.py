@@ -14,6 +14,7 @@ from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.psf import PsfField
 
 WORKERS = 2
+WIDTH_STEP = 0.05  # of the weights' logarithm: parts of like PSFs share theirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,6 @@ class StarRatioConfig:
     better_snr: float = 60.0
     enough_in_block: int = 4  # to have a middle of its own
     width: float = 1.4  # of the weights over the common PSF's: an error of a PSF's width of 1 % costs 0.3 %
-    width_step: float = 0.05  # of their logarithm: parts of like PSFs share their weights
     level_width: float = 2.0  # of the level's weights over these: its noise adds a tenth
     unlike: float = 0.01  # of the peak: PSFs that differ by more, across a border, are not those of one block
     inner_fwhm: float = 2.0  # radius within which every pixel must be good
@@ -160,12 +160,12 @@ def _weights(
 ) -> list[CommonWeights]:
     """Return the weights of each part."""
     narrow = config.width * np.hypot(*(image.fwhm for image in there)) / 2.3548
-    step = np.rint(np.log(narrow) / config.width_step)
+    step = np.rint(np.log(narrow) / WIDTH_STEP)
     bases = [psf.basis() for psf in psfs]
     made = {
         n: common_weights(*bases, width, config.level_width * width)
         for n in np.unique(step)
-        if (width := float(np.exp(config.width_step * n)))
+        if (width := float(np.exp(WIDTH_STEP * n)))
     }
     return [made[n] for n in step]
 
