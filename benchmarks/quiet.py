@@ -2,8 +2,9 @@
 
     python -m benchmarks.quiet [--scenes 60] [--first 100]
 
-Scenes are those of `tests/stages/conftest.py::static`, 310 x 350 px with some 350 stars in view, three times the
-density of the fullest field that models are measured on; each seed twice, the science image blurred or sharp.
+Scenes are those of `tests/stages/conftest.py::static`, 310 x 350 px with some 350 stars in view, three times
+the density of the fullest field that models are measured on; each seed twice, the science image blurred or
+sharp.
 Prints what was not flagged and what became an alert by the model that ships.
 """
 
