@@ -54,15 +54,13 @@ def efficiency(  # noqa: PLR0913 - a command's options are one each for people, 
     Example: ks4diff efficiency raw/kmtc.20250207.004413.fits --templates store --out result
     """
     from ks4diff.io.charts import need_charts
-    from ks4diff.pipeline.config import build_config, read_config
+    from ks4diff.pipeline.config import build_config
     from ks4diff.pipeline.efficiency import EfficiencyConfig
-    from ks4diff.pipeline.rb import model_for
+    from ks4diff.pipeline.rb import scoring_config
     from ks4diff.products.errors import ConfigError
 
     need_charts()
-    overrides: dict[str, Any] = {} if threshold is None else {"detect": {"threshold": threshold}}
-    settings = read_config(config, overrides, min_rb=min_rb)
-    model_for(settings.score.model)  # one that is no good stops the command before the work
+    settings = scoring_config(config, threshold=threshold, min_rb=min_rb)
     wanted = {"rounds": rounds, "inject": {"seed": seed, "per_mpix": per_mpix, "snr_range": list(snr)}}
     of_efficiency = build_config(EfficiencyConfig, wanted, where="options")
     if templates is not None:

@@ -46,15 +46,11 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
     """
     from ks4diff.io.sinks import check_destination, open_sink
     from ks4diff.io.templates import TemplateStore
-    from ks4diff.pipeline.config import read_config
-    from ks4diff.pipeline.rb import model_for
+    from ks4diff.pipeline.rb import scoring_config
     from ks4diff.pipeline.run import Edges, exposure_folder, exposures_of, run_exposures
     from ks4diff.products.errors import InputError
 
-    settings = read_config(
-        config, {} if threshold is None else {"detect": {"threshold": threshold}}, min_rb=min_rb
-    )
-    model_for(settings.score.model)  # one that is no good stops the command before any chip
+    settings = scoring_config(config, threshold=threshold, min_rb=min_rb)
     where = {"kafka": kafka, "topic": topic, "settings": settings.kafka}
     check_destination(kafka, topic, settings.kafka)
     found = exposures_of(exposures)

@@ -46,15 +46,10 @@ def subtract(  # noqa: PLR0913 - a command's options are one each for people, no
     Example: ks4diff subtract new.fits old.fits --out result
     """
     from ks4diff.io.fits_image import read_chip
-    from ks4diff.pipeline.config import read_config
     from ks4diff.pipeline.deliver import run_pair
-    from ks4diff.pipeline.rb import model_for
+    from ks4diff.pipeline.rb import scoring_config
 
-    overrides: dict[str, Any] = {}
-    if threshold is not None:
-        overrides["detect"] = {"threshold": threshold}
-    settings = read_config(config, overrides, min_rb=min_rb)
-    model_for(settings.score.model)  # one that is no good stops the command before the work
+    settings = scoring_config(config, threshold=threshold, min_rb=min_rb)
     options = {"gain": gain, "saturation": saturation}
     first = read_chip(science, hdu=_hdu(science_hdu), zeropoint=zeropoint, **options)
     second = read_chip(reference, hdu=_hdu(reference_hdu), **options)

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from ks4diff.io.models import load_model, shipped_model
+from ks4diff.pipeline.config import PipelineConfig, read_config
 from ks4diff.products.alert import Scoring
 from ks4diff.products.candidates import Candidates
 from ks4diff.products.model import RB_FLAGS, RbModel
@@ -13,6 +14,25 @@ from ks4diff.stages.features import Scene
 from ks4diff.stages.score import RULES_THRESHOLD, RULES_VERSION, ScoreConfig, score, score_by_model
 
 RULES = "rules"
+
+
+def scoring_config(path: Path | None, *, threshold: float | None, min_rb: float | None) -> PipelineConfig:
+    """Return the configuration of a command that scores, its options on top of the TOML file.
+
+    The model is read, too: one that is no good stops the command before the work.
+
+    Raises
+    ------
+    ConfigError
+        As `read_config`.
+    InputError
+        As `model_for`.
+
+    """
+    overrides = {} if threshold is None else {"detect": {"threshold": threshold}}
+    config = read_config(path, overrides, min_rb=min_rb)
+    model_for(config.score.model)
+    return config
 
 
 @cache
