@@ -4,8 +4,7 @@
 
 Scenes are those of `tests/stages/conftest.py::static`, 310 x 350 px with some 350 stars in view, three times
 the density of the fullest field that models are measured on; each seed twice, the science image blurred or
-sharp.
-Prints what was not flagged and what became an alert by the model that ships.
+sharp. Prints what was not flagged and what became an alert by the model that ships.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.pair import process_pair
 from ks4diff.pipeline.rb import model_id, threshold
 from ks4diff.products.candidates import REJECTING_BITS
+from ks4diff.training.false_alerts import FULL_CHIP_MPIX
 from tests import skies
 
 STARS = 1400
-FULL_CHIP_MPIX = 85.08
 
 
 def main() -> None:

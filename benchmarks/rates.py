@@ -21,27 +21,21 @@ from ks4diff.products.psf import Psf
 from ks4diff.stages.recover import wilson
 from ks4diff.training.false_alerts import beside_changes
 from ks4diff.training.measures import is_added
-from ks4diff.training.table import ALERT_SCORE, Table, read_table, searched
+from ks4diff.training.table import ALERT_SCORE, Table, night_keys, read_table, searched
+from tests import skies
 
 PIXEL_ARCSEC = 0.4
 SEEING_EDGES = (0.0, 0.95, 1.1, 1.3, 1.5, 1.8, 2.3, np.inf)
 BETA = 3.5  # of the Moffat
-HALF_PIX = 30
+SIDE_PIX = 61
 FALSE_ABOVE = (5.0, 5.5, 6.0, 8.0)
 SNR_BINS = ((6.0, 8.0), (8.0, np.inf))
 
 
-def moffat(fwhm: float) -> Psf:
-    """Return a round PSF of this FWHM, pixels."""
-    offset = np.arange(-HALF_PIX, HALF_PIX + 1)
-    width = fwhm / (2 * np.sqrt(2 ** (1 / BETA) - 1))
-    stamp = (1 + (offset[:, None] ** 2 + offset**2) / width**2) ** -BETA
-    return Psf(stamp=(stamp / stamp.sum()).astype(np.float32), fwhm_pix=fwhm, n_stars=0)
-
-
-def night_numbers(field: np.ndarray, night: np.ndarray) -> np.ndarray:
-    """Return one number for each exposure."""
-    return field.astype(np.int64) * 1000 + night
+def floor_of(fwhm: float) -> float:
+    """Return noise's false detections per Mpix for a round Moffat PSF of this FWHM, pixels."""
+    stamp = skies.Seeing(fwhm=fwhm, beta=BETA).stamp(SIDE_PIX)
+    return noise_floor(Psf(stamp=stamp, fwhm_pix=fwhm, n_stars=0))
 
 
 def found(table: Table) -> np.ndarray:
@@ -53,15 +47,15 @@ def found(table: Table) -> np.ndarray:
 
 def line(table: Table, of: np.ndarray, name: str) -> str:
     """Return what the exposures ``of`` [nights] show."""
-    nights, numbers = table.nights[of], night_numbers(table.night_field, table.nights["night"])[of]
+    nights, numbers = table.nights[of], night_keys(table.night_field, table.nights["night"])[of]
     mpix = float(nights["mpix"].sum())
     rows, changes = table.rows, table.changes
     false = table.unflagged & ~rows["real"] & (rows["round"] == 0)
-    false &= np.isin(night_numbers(table.field, rows["night"]), numbers)
+    false &= np.isin(night_keys(table.field, rows["night"]), numbers)
     counts = [(false & (np.abs(rows["scorr"]) >= above)).sum() / mpix for above in FALSE_ABOVE]
-    floor = np.average([noise_floor(moffat(w)) for w in nights["seeing"]], weights=nights["mpix"])
+    floor = np.average([floor_of(w) for w in nights["seeing"]], weights=nights["mpix"])
     added = is_added(changes["tag"]) & ~beside_changes(table)
-    added &= np.isin(night_numbers(table.change_field, changes["night"]), numbers)
+    added &= np.isin(night_keys(table.change_field, changes["night"]), numbers)
     words = [
         f"{name:>10} {of.sum():4d} {mpix:6.0f} {np.average(nights['hits_mpix'], weights=nights['mpix']):5.0f}"
     ]

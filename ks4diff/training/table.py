@@ -21,7 +21,7 @@ ALERT_SCORE = 5.0  # |S_corr| of candidates that a run makes by default
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of fields: ``features`` float32 [n, 66], ``rows`` of `ROW`, ``field`` int32 [n] their fields.
+    """Rows of fields: ``features`` float32 [n, 60], ``rows`` of `ROW`, ``field`` int32 [n] their fields.
 
     ``changes`` (of `CHANGES`, their "row" counted through all fields) and ``nights`` (of `NIGHT`) have
     ``change_field`` and ``night_field``; ``site`` is that of each field, by number.
@@ -81,15 +81,16 @@ class Searched(NamedTuple):
 def searched(table: Table) -> Searched:
     """Return the images that were subtracted and not refused for their quality."""
     good = (table.nights["mpix"] > 0) & (table.nights["quality"] != "fail")
-    nights = _night_keys(table.night_field, table.nights["night"])[good]
+    nights = night_keys(table.night_field, table.nights["night"])[good]
     of = [
-        np.isin(_night_keys(fields, rows["night"]), nights)
+        np.isin(night_keys(fields, rows["night"]), nights)
         for fields, rows in ((table.field, table.rows), (table.change_field, table.changes))
     ]
     return Searched(float(table.nights["mpix"][good].sum()), int(good.sum()), *of)
 
 
-def _night_keys(fields: np.ndarray, nights: np.ndarray) -> np.ndarray:
+def night_keys(fields: np.ndarray, nights: np.ndarray) -> np.ndarray:
+    """Return one number for each exposure."""
     return fields.astype(np.int64) * 1000 + nights
 
 
