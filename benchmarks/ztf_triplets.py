@@ -3,7 +3,7 @@
 What stands in an alert or on its stamps: the three images, the sign, and the FWHM of the difference's PSF
 (ZTF's ``fwhm`` times ``seeratio``). What is assumed: Moffat PSFs of beta 3, round, the same in all three
 images; white noise, of the ring beyond 12 px; 6.2 electrons per count; no saturated pixel, ghost, border or
-other candidate near; both images of equal seeing.
+other candidate near; both images of equal seeing; no streak and no dipole fitted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import numpy as np
 from scipy import ndimage, signal
 
 from ks4diff.numerics.features import SIDE, Context, Stamps, features
+from ks4diff.numerics.track_fit import Gains, explained
+from ks4diff.numerics.track_tables import light_table
+from ks4diff.stages.hits import HitsConfig
 
 MIDDLE = SIDE // 2
 RING_PIX = 12.0
@@ -26,7 +29,7 @@ REAL, BOGUS = 0.9, 0.3  # drb above and below
 
 
 class Triplets(NamedTuple):
-    """Feature vectors float32 [n, 60], the S_corr made here, and what ZTF said: scorr, drb and rb [n]."""
+    """Feature vectors float32 [n, 66], the S_corr made here, and what ZTF said: scorr, drb and rb [n]."""
 
     vector: np.ndarray
     scorr: np.ndarray
@@ -78,9 +81,25 @@ def inputs(triplet: np.ndarray, *, positive: bool, fwhm: float) -> tuple[Stamps,
         psfs=np.repeat(psf[None, None], 3, axis=0).astype(np.float32),
         fwhm=np.array([fwhm]),
     )
-    far, none = np.full(1, 100.0), np.zeros(1)
-    at = excess[tuple(MIDDLE + step)]
-    return stamps, Context(np.array([at]), far, far, none, none, np.ones(1), np.full(1, np.nan))
+    far, none, unknown = np.full(1, 100.0), np.zeros(1), np.full(1, np.nan)
+    at = np.array([excess[tuple(MIDDLE + step)]])
+    gains = hypotheses(sign * images[2], ~stamps.bad[0], psf, sigma[2], fwhm)
+    charge = np.maximum(gains.pixels, gains.track)
+    known = (gains.point, gains.light, charge, gains.struck)
+    return stamps, Context(at, far, far, none, none, np.ones(1), unknown, *known, unknown, unknown)
+
+
+def hypotheses(image: np.ndarray, good: np.ndarray, psf: np.ndarray, sigma: float, fwhm: float) -> Gains:
+    """Return what light and charge explain of a positive difference, as `ks4diff.stages.hits` would."""
+    settings = HitsConfig()
+    half = max(int(np.ceil(1.5 * fwhm)) + 1, 5)
+    near = slice(MIDDLE - half, MIDDLE + half + 1)
+    smooth = ndimage.uniform_filter(np.maximum(image[near, near], 0), 3, mode="nearest")
+    variance = sigma**2 + smooth / GAIN + (settings.model_error * smooth) ** 2
+    weight = np.where(good[near, near], 1 / variance, 0)
+    table = light_table(psf.astype(np.float32), fwhm, 2 * half + 1)
+    data = image[near, near][None]
+    return explained(data, weight[None], table, price=settings.pixel_price, own_radius=fwhm)
 
 
 def moffat(fwhm: float) -> np.ndarray:

@@ -24,7 +24,7 @@ CARD = {
 
 
 def made_up(seed, n, missing=0.0):
-    """Return (float32 [n, 60], a share of it NaN, bool [n] real): five columns tell something."""
+    """Return (float32 [n, 66], a share of it NaN, bool [n] real): five columns tell something."""
     rng = np.random.default_rng(seed)
     real = rng.random(n) < 0.5
     vector = rng.normal(size=(n, len(FEATURE_NAMES))).astype(np.float32)

@@ -80,7 +80,7 @@ def good_median(image, bad, j, i, reach):
 
 
 def vector(stamps, context, k):
-    """Return the 59 features that are never NaN of candidate k, not clipped; `features` on one at a time."""
+    """Return the features that are never NaN of candidate k, not clipped; `features` on one at a time."""
     q = -1.0 if stamps.score[k, C, C] < 0 else 1.0
     order = (0, 1, 2) if q > 0 else (1, 0, 2)
     images = (stamps.science[k], stamps.template[k], stamps.difference[k])
@@ -105,6 +105,16 @@ def vector(stamps, context, k):
     out["xtalk"] = float(context.crosstalk[k])
     out["log_dens"] = float(np.log10(max(context.density[k], 0.01)))
     out["see_rat"] = context.seeing[k] if q > 0 else 1 / context.seeing[k]
+    point, light, charge, struck, trail, dipole = (float(part[k]) for part in context[7:])
+    out["hit_ratio"] = ratio(charge, light)
+    for name, chi2 in (
+        ("hit_gain", charge - light),
+        ("struck_gain", struck - max(charge, light)),
+        ("streak_gain", light - point),
+        ("trail_gain", trail),
+        ("dipole_gain", dipole),
+    ):
+        out[name] = np.sign(chi2) * abs(chi2) ** 0.5
     return out
 
 

@@ -17,7 +17,7 @@ SIDE = 1000
 
 
 def fake_night(rng: np.random.Generator, night: int, n: int, apart: float) -> Part:
-    """Return ``n`` candidates of each kind whose features differ by ``apart`` sigma in five of the sixty."""
+    """Return ``n`` candidates of each kind whose features differ by ``apart`` sigma in five features."""
     real = np.arange(2 * n) < n
     rows = np.zeros(2 * n, ROW)
     rows["night"], rows["real"] = night, real
@@ -30,7 +30,7 @@ def fake_night(rng: np.random.Generator, night: int, n: int, apart: float) -> Pa
     features = rng.normal(size=(2 * n, len(FEATURE_NAMES))).astype(np.float32)
     features[:, 5:10] += np.where(real, apart, 0)[:, None].astype(np.float32)
     features[:, FEATURE_NAMES.index("s_peak")] = np.abs(rows["scorr"])
-    features[:, -1] = np.nan
+    features[:, FEATURE_NAMES.index("nexp_frac")] = np.nan
     features[rng.random(2 * n) < 0.02] = np.nan
     changes = np.zeros(n + 5, CHANGES)  # five more were never detected
     changes["night"], changes["row"] = night, np.r_[np.arange(n), np.full(5, -1)]

@@ -15,7 +15,8 @@ from ks4diff.numerics.features_static import static_features
 from ks4diff.numerics.taps import tap_table
 
 SIDE = 63  # pixels of a stamp
-N_FEATURES = 60
+N_FEATURES = 66
+EXPOSURES = 59  # the column of what no single exposure has: NaN
 LARGEST = 50.0  # of any ratio
 WIDEST_FWHM = 11.0  # pixels; a wider PSF's discs do not fit the stamp: they stop there
 LEAST_GOOD = 0.5  # of the pixels within two FWHM, else a row is NaN
@@ -50,6 +51,9 @@ class Context(NamedTuple):
     ``excess`` share of the score's variance that is not the sky's; ``saturated`` and ``edge`` distances in
     pixels; ``crosstalk`` expected ghost over flux; ``density`` other candidates per (150 px)²; ``seeing``
     FWHM of science over template; ``exposures`` fraction of single exposures that show it, NaN of no stack.
+    The others are chi² that hypotheses explain, NaN unknown: ``point``, ``light``, ``charge`` and ``struck``
+    in the brighter image (`ks4diff.numerics.track_fit.Gains`); ``trail`` and ``dipole`` in the difference,
+    beyond a point source.
     """
 
     excess: np.ndarray
@@ -59,10 +63,16 @@ class Context(NamedTuple):
     density: np.ndarray
     seeing: np.ndarray
     exposures: np.ndarray
+    point: np.ndarray
+    light: np.ndarray
+    charge: np.ndarray
+    struck: np.ndarray
+    trail: np.ndarray
+    dipole: np.ndarray
 
 
 def features(stamps: Stamps, context: Context) -> np.ndarray:
-    """Return float32 [n, 60], rows of NaN where too many pixels are masked; feature 60 NaN of no stack.
+    """Return float32 [n, 66], rows of NaN where too many pixels are masked; feature 60 NaN of no stack.
 
     A negative candidate is measured as the positive one that swapped images would show.
     """
@@ -98,8 +108,8 @@ def features(stamps: Stamps, context: Context) -> np.ndarray:
         _fill(out, 33, static_features, seen, bad, (psf_bright, psf_faint, p), still, sigma, fwhm)
         _fill(out, 44, line_features, d, bad, fwhm, _ways())
         _look_up(out, context, negative, fwhm)
-    keep = slice(0, N_FEATURES - 1)
-    out[:, keep] = np.clip(np.nan_to_num(out[:, keep], posinf=LARGEST, neginf=-LARGEST), *_limits())
+    out = np.clip(np.nan_to_num(out, posinf=LARGEST, neginf=-LARGEST), *_limits())
+    out[:, EXPOSURES] = context.exposures
     out[~trusted(bad, fwhm)] = np.nan
     return out.astype(np.float32)
 
@@ -178,20 +188,30 @@ def _ways() -> np.ndarray:
 
 
 def _look_up(out: np.ndarray, context: Context, negative: np.ndarray, fwhm: np.ndarray) -> None:
-    """Fill features 44 and 55 to 60."""
+    """Fill features 44, 55 to 59 and 61 to 66."""
     out[:, 43] = context.excess
     out[:, 54] = np.minimum(context.saturated / fwhm, 10.0)
     out[:, 55] = np.minimum(context.edge, 100.0)
     out[:, 56] = context.crosstalk
     out[:, 57] = np.log10(np.maximum(context.density, 0.01))
     out[:, 58] = np.where(negative, 1 / context.seeing, context.seeing)
-    out[:, 59] = context.exposures
+    light, charge = context.light, context.charge
+    out[:, 60] = charge / light
+    out[:, 61] = _signed_root(charge - light)
+    out[:, 62] = _signed_root(context.struck - np.maximum(charge, light))
+    out[:, 63] = _signed_root(light - context.point)
+    out[:, 64] = _signed_root(context.trail)
+    out[:, 65] = _signed_root(context.dipole)
+
+
+def _signed_root(value: np.ndarray) -> np.ndarray:
+    return np.sign(value) * np.sqrt(np.abs(value))
 
 
 def _limits() -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and highest value of all features but the last."""
-    low, high = np.full(N_FEATURES - 1, -LARGEST), np.full(N_FEATURES - 1, LARGEST)
+    """Return the lowest and highest value of each feature."""
+    low, high = np.full(N_FEATURES, -LARGEST), np.full(N_FEATURES, LARGEST)
     # significances, a chi² and a distance are no ratios
-    for k in (0, 6, 33, 42, 45, 46, 47, 48, 51, 55):
+    for k in (0, 6, 33, 42, 45, 46, 47, 48, 51, 55, 61, 62, 63, 64, 65):
         low[k], high[k] = -1e6, 1e6
     return low, high

@@ -18,7 +18,8 @@ class Feature(NamedTuple):
 # of S. If S[c] < 0, D and S change sign and N and R places. d, n, t: D, N, R over the noise of a sky pixel.
 # p: PSF of D at the sub-pixel peak, f its FWHM (at most 11 px). W_k: k x k box, A_r: disc of radius r, on
 # c, good pixels only. F = sum(p d) / sum(p²) in A_2f. "over p's": divided by the same of p. 0/0 is 0; ratios
-# are clipped to +-50.
+# are clipped to +-50. chi² of charge, light and so on: what each explains of the brighter image less what the
+# other predicts (`ks4diff.stages.hits`), 0 where unknown; a root keeps the sign of what is under it.
 FEATURES = (
     Feature("s_peak", True, "S[c]"),
     Feature("s_neg", True, "-min(S, 0 in A_2f) / S[c]"),
@@ -84,9 +85,15 @@ FEATURES = (
     Feature("log_dens", False, "log10 of other |S| >= 5 per (150 px)² within 450 px, at least 0.01"),
     Feature("see_rat", False, "FWHM of N over that of R"),
     Feature("nexp_frac", False, "share of single exposures >= 3 sigma at c, NaN of no stack"),
+    Feature("hit_ratio", False, "chi² of charge over chi² of light"),
+    Feature("hit_gain", False, "root of chi² of charge less that of light"),
+    Feature("struck_gain", False, "root of chi² of a struck source less the larger of light's and charge's"),
+    Feature("streak_gain", False, "root of chi² of light less that of a point source"),
+    Feature("trail_gain", False, "root of chi² that a streak through p explains beyond a point source"),
+    Feature("dipole_gain", False, "root of chi² that two points of opposite sign explain beyond one"),
 )
 FEATURE_NAMES = tuple(feature.name for feature in FEATURES)
-VECTOR_NAME = "ks4rb-f1"
+VECTOR_NAME = "ks4rb-f2"
 
 
 def definitions_hash() -> str:

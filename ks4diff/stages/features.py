@@ -21,6 +21,14 @@ from ks4diff.stages.on_scale import science_on_scale, template_on_scale
 HALF = kernel.SIDE // 2
 COUNTED_SCORE = 5.0  # |S_corr| of candidates that make a crowd, whatever the threshold of detection
 CROWD_PIX = 450.0  # 3 arcminutes at 0.4 arcsec
+CHI2_COLUMNS = {
+    "point": "point_chi2",
+    "light": "light_chi2",
+    "charge": "charge_chi2",
+    "struck": "struck_chi2",
+    "trail": "trail_dchi2",
+    "dipole": "dipole_dchi2",
+}
 CROWD_UNIT_PIX = 150.0  # density is per square of this side: an arcminute
 
 
@@ -50,7 +58,7 @@ def scene_of(done: SubtractedChip) -> Scene:
 def candidate_features(
     candidates: Candidates, scene: Scene, config: FeaturesConfig, *, uncounted: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return float32 [n, 60], the vector of `ks4diff.products.features.FEATURES` of each candidate.
+    """Return float32 [n, 66], the vector of `ks4diff.products.features.FEATURES` of each candidate.
 
     Rows are NaN where the stamp cannot be trusted. ``uncounted`` bool [n] marks candidates, such as injected
     ones, that the density of candidates leaves out.
@@ -162,4 +170,5 @@ def _context(table: np.ndarray, scene: Scene, density: np.ndarray) -> kernel.Con
         density=density,
         seeing=np.full(len(table), chip.psf.fwhm_pix / template.psf.fwhm_pix),
         exposures=np.full(len(table), np.nan),
+        **{name: table[column].astype(np.float64) for name, column in CHI2_COLUMNS.items()},
     )

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from ks4diff.io.atomic import atomic_path
+from ks4diff.numerics.features import N_FEATURES
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.pipeline.pair import calibrated, match_chips, subtract_chips, subtract_matched
 from ks4diff.pipeline.rb import RULES
@@ -88,7 +89,7 @@ class HarvestConfig:
 
 
 class Part(NamedTuple):
-    """Rows of one subtraction: "features" float32 [n, 60], `ROW` rows [n] and `CHANGES` [m]."""
+    """Rows of one subtraction: "features" float32 [n, 66], `ROW` rows [n] and `CHANGES` [m]."""
 
     features: np.ndarray
     rows: np.ndarray
@@ -121,7 +122,7 @@ def harvest(folder: Path, config: HarvestConfig, seed: int, number: int) -> Path
 
 
 def harvest_field(field: SimulateConfig, config: HarvestConfig) -> dict[str, np.ndarray]:
-    """Return "features" float32 [n, 60], "rows" [n] of `ROW`, "changes" of `CHANGES`, "nights" of `NIGHT`."""
+    """Return "features" float32 [n, 66], "rows" [n] of `ROW`, "changes" of `CHANGES`, "nights" of `NIGHT`."""
     parts: list[Part] = []
     nights = np.zeros(config.skies.nights, NIGHT)
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +137,7 @@ def harvest_field(field: SimulateConfig, config: HarvestConfig) -> dict[str, np.
 
 def packed(parts: list[Part]) -> dict[str, np.ndarray]:
     """Return parts one after the other, the changes' candidates counted through."""
-    empty = Part(np.zeros((0, 60), dtype=np.float32), np.zeros(0, ROW), np.zeros(0, CHANGES))
+    empty = Part(np.zeros((0, N_FEATURES), dtype=np.float32), np.zeros(0, ROW), np.zeros(0, CHANGES))
     first = 0
     for part in parts:
         part.changes["row"][part.changes["row"] >= 0] += first

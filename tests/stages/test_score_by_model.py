@@ -95,7 +95,7 @@ def test_flags_say_why_a_score_is_weak(changed, scene, model):
 
 
 def test_within_the_range_of_the_training_set_nothing_is_said(changed, scene, model):
-    wide = {name: np.full(59, value, np.float32) for name, value in (("lowest", -1e9), ("highest", 1e9))}
+    wide = {name: np.full(65, value, np.float32) for name, value in (("lowest", -1e9), ("highest", 1e9))}
     wide = replace(model, forest=replace(model.forest, **wide))
     scored, _ = score_by_model(changed.subtracted.candidates, scene, wide, CONFIG)
     assert not (scored.table["rb_flags"] & RB_BIT["out_of_range"]).any()

@@ -133,7 +133,7 @@ def test_a_drawn_field_has_rows_of_all_its_nights(field):
     assert (~rows["real"][rows["round"] == -1]).all()
     # later rounds show the same bogus again: only what was added counts
     assert np.char.startswith(rows["tag"][rows["round"] == 1], "added_").all()
-    assert table.features.shape == (len(rows), 60)
+    assert table.features.shape == (len(rows), 66)
 
 
 def test_candidates_of_changes_lie_where_these_are(field):
