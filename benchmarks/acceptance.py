@@ -51,6 +51,14 @@ def moa_event(realdata: Path) -> list[Row]:
     return rows
 
 
+def moa_jump(realdata: Path) -> list[Row]:
+    """Take the second images of stars, of a telescope that jumped, for what they are."""
+    result = _moa(realdata, "0098", "0028")
+    flags = result.subtracted.candidates.table["flags"]
+    n = int((flags & REJECTING_BITS == 0).sum())
+    return [Row("MOA 0098: second images", "<= 8 unflagged (41 before)", f"{n} unflagged", n <= 8)]
+
+
 def decam_transient(realdata: Path) -> list[Row]:
     """Find the DECam transient above the five dipoles."""
     with tempfile.TemporaryDirectory() as folder:
@@ -194,6 +202,7 @@ def _nearest(result: PairResult, x: float, y: float, *, within: float = np.inf) 
 
 CHECKS: tuple[Callable[[Path], list[Row]], ...] = (
     moa_event,
+    moa_jump,
     decam_transient,
     null_pair,
     moa_series,

@@ -15,7 +15,9 @@ def assert_all_hold(rows):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("name", ["moa_event", "decam_transient", "null_pair", "moa_series", "bad_input"])
+@pytest.mark.parametrize(
+    "name", ["moa_event", "moa_jump", "decam_transient", "null_pair", "moa_series", "bad_input"]
+)
 def test_promises_on_real_images(realdata, name):
     assert_all_hold(CHECKS[name](realdata))
 

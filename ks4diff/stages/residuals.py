@@ -11,6 +11,7 @@ from ks4diff.products.candidates import FLAG_BIT, Candidates
 from ks4diff.products.chip import AlignedTemplate
 from ks4diff.products.difference import Difference
 from ks4diff.stages.photometry import limiting_flux
+from ks4diff.stages.star_images import StarImagesConfig, star_images
 from ks4diff.stages.star_residuals import StarResidualsConfig, leftovers
 
 
@@ -27,6 +28,8 @@ class ResidualsConfig:
     )
     faint: float = 10.0  # ... below this |S_corr|, where an error of the PSF cannot be seen
     stars: StarResidualsConfig = field(default_factory=StarResidualsConfig)
+    images: StarImagesConfig = field(default_factory=StarImagesConfig)
+    image_share: float = 0.3  # of a candidate's flux that second images of stars must be able to explain
 
 
 def flag_residuals(
@@ -37,7 +40,7 @@ def flag_residuals(
     The scatter is 1.48 times the median |S_corr| in a ring, which no single neighbour changes; where it is
     that of noise nothing is flagged. A faint peak that fits no PSF is flagged too: it stands on the core of a
     star whose noise swallows the misfit. So is what does not exceed what bright stars are measured to leave
-    at its place. Scores stay what they are.
+    at its place, or what their second images show there. Scores stay what they are.
     """
     table = candidates.table.copy()
     usual = limiting_flux(difference) / 5
@@ -58,4 +61,9 @@ def flag_residuals(
     left = leftovers(difference, template, config.stars).at(table["x"], table["y"])
     by_star = (left > 0) & (np.abs(table["scorr"]) < config.threshold * np.sqrt(1 + left**2))
     table["flags"][by_star] |= FLAG_BIT["residual"]
+    shown = star_images(difference, template, config.images).at(table["x"], table["y"])
+    again = np.sign(table["scorr"]) * shown / difference.flux_err[at] > config.image_share * np.abs(
+        table["scorr"]
+    )
+    table["flags"][again] |= FLAG_BIT["residual"]
     return replace(candidates, table=table)
