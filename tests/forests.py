@@ -11,6 +11,8 @@ from ks4diff.io.models import save_model
 from ks4diff.products.features import FEATURE_NAMES, VECTOR_NAME, definitions_hash
 from ks4diff.training.fit import as_arrays, feature_names
 
+# at a |S_corr| of 4 a tenth is real, at 10 most are
+PRIOR = (np.array([4.0, 10.0]), np.array([0.1, 0.8]))
 LINE = (np.array([0.0, 0.4, 1.0]), np.array([0.0, 0.3, 1.0]))
 CARD = {
     "name": "tiny",
@@ -40,7 +42,7 @@ def tiny_forest(seed=1, n=600, trees=12, leaf=2):
     classifier = RandomForestClassifier(n_estimators=trees, min_samples_leaf=leaf, random_state=seed)
     classifier.fit(samples, real)
     table = SimpleNamespace(features=vector, known=np.ones(n, dtype=bool))
-    return classifier, as_arrays(classifier, table, LINE)
+    return classifier, as_arrays(classifier, table, LINE, PRIOR)
 
 
 def tiny_model(folder, **options):

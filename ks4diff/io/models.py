@@ -17,7 +17,7 @@ import numpy as np
 from ks4diff.io.atomic import atomic_write_bytes
 from ks4diff.io.share import shared_path
 from ks4diff.products.errors import InputError
-from ks4diff.products.features import FEATURE_NAMES, VECTOR_NAME, definitions_hash
+from ks4diff.products.features import FEATURE_NAMES, PEAK, VECTOR_NAME, definitions_hash
 from ks4diff.products.model import Forest, RbModel
 
 ARRAYS, CARD = "model.npz", "card.json"
@@ -31,6 +31,8 @@ DTYPES = {
     "value": "<f8",
     "calibration_x": "<f8",
     "calibration_y": "<f8",
+    "prior_x": "<f8",
+    "prior_y": "<f8",
     "lowest": "<f4",
     "highest": "<f4",
 }
@@ -176,7 +178,7 @@ def _check_card(card: Mapping[str, Any], path: Path) -> None:
         )
     names = card["features"]
     unknown = [name for name in names if name not in FEATURE_NAMES]
-    if not names or unknown or len(set(map(str, names))) < len(names):
+    if PEAK not in names or unknown or len(set(map(str, names))) < len(names):
         raise InputError(f"{path}: features are missing, double or unknown: {str(unknown)[:60]}")
 
 
@@ -241,6 +243,10 @@ def _check(forest: Forest, n_features: int, path: Path) -> None:
     sound = len(x) == len(y) >= 2 and np.isfinite(x).all() and (np.diff(x) > 0).all()
     if not (sound and (np.diff(y) >= 0).all() and y[0] >= 0 and y[-1] <= 1):
         raise InputError(f"{path}: calibration is no rising line in [0, 1]")
+    x, y = forest.prior_x, forest.prior_y
+    sound = len(x) == len(y) >= 2 and np.isfinite(x).all() and x[0] > 0 and (np.diff(x) > 0).all()
+    if not (sound and ((y > 0) & (y < 1)).all()):
+        raise InputError(f"{path}: prior is no line of shares within (0, 1) over a rising |S_corr|")
     for name in ("lowest", "highest"):
         limits = getattr(forest, name)
         if len(limits) != n_features or not np.isfinite(limits).all():

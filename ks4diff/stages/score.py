@@ -9,7 +9,7 @@ import numpy as np
 from ks4diff.numerics.features import SIDE
 from ks4diff.numerics.forest import contributions, predicted
 from ks4diff.products.candidates import REJECTING_BITS, Candidates
-from ks4diff.products.features import FEATURE_NAMES
+from ks4diff.products.features import FEATURE_NAMES, PEAK
 from ks4diff.products.model import RB_BIT, RbModel
 from ks4diff.stages.features import FeaturesConfig, Scene, candidate_features
 
@@ -65,8 +65,9 @@ def score_by_model(
     """Return the candidates with ``rb`` and ``rb_flags``, and of each what moved its score most.
 
     ``rb`` is the forest's answer, calibrated: the probability to be real among candidates of which the
-    model's ``prior`` is. NaN where the stamp cannot be trusted. A reason is a feature's name with + or -, as
-    it moved the score up or down.
+    model's ``prior`` is, and at their |S_corr| the share that its breakpoints say. NaN where the stamp cannot
+    be trusted. A reason is a feature's name with + or -, as it moved the score up or down; what the share at
+    the |S_corr| does is put to its feature.
     """
     table = candidates.table.copy()
     vector = candidate_features(candidates, scene, config.features)
@@ -75,11 +76,12 @@ def score_by_model(
     forest = model.forest
     rb = np.full(len(table), np.nan)
     raw = predicted(*forest.walk(), samples[known])
-    rb[known] = np.interp(raw, forest.calibration_x, forest.calibration_y)
+    rb[known] = forest.probability(raw, vector[known, FEATURE_NAMES.index(PEAK)])
     table["rb"] = rb
     table["rb_flags"] = _rb_flags(table, samples, known, scene, model, config)
     reasons: list[tuple[str, ...]] = [()] * len(table)
     moved = contributions(*forest.walk(), samples[known])
+    moved[:, model.features.index(PEAK)] += rb[known] - forest.evidence(raw)
     strongest = np.argsort(-np.abs(moved), axis=1, kind="stable")[:, : config.reasons]
     for row, by, order in zip(np.flatnonzero(known), moved, strongest, strict=True):
         reasons[row] = tuple(f"{model.features[k]}{'+' if by[k] > 0 else '-'}" for k in order if by[k] != 0)

@@ -12,7 +12,7 @@ import sklearn
 from ks4diff import __version__
 from ks4diff.products.features import VECTOR_NAME, definitions_hash
 from ks4diff.products.model import Forest
-from ks4diff.training.fit import feature_names, raw_scores, samples_of
+from ks4diff.training.fit import feature_names, peaks_of, raw_scores, samples_of
 from ks4diff.training.measures import false_share_threshold, sets_of
 from ks4diff.training.table import Table
 
@@ -91,5 +91,5 @@ def golden_vectors(model, forest: Forest, table: Table) -> dict[str, np.ndarray]
     return {
         "samples": samples_of(table)[chosen],
         "raw": raw[chosen],
-        "rb": np.interp(raw[chosen], forest.calibration_x, forest.calibration_y),
+        "rb": forest.probability(raw[chosen], peaks_of(samples_of(table)[chosen])),
     }

@@ -9,12 +9,23 @@ from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifie
 from sklearn.isotonic import IsotonicRegression
 
 from ks4diff.numerics.forest import predicted
-from ks4diff.products.features import FEATURE_NAMES
+from ks4diff.products.features import FEATURE_NAMES, PEAK
 from ks4diff.products.model import Forest
-from ks4diff.training.table import Table, balanced_weights, folds
+from ks4diff.training.table import (
+    ALERT_SCORE,
+    Table,
+    balanced_weights,
+    could_alert,
+    equal_weights,
+    folds,
+    searched,
+)
 
 LEFT_OUT = ("nexp_frac",)  # KMTNet's exposures are no stacks: it is NaN in all of them
 CHALLENGERS = ("extra_trees", "hist_gradient_boosting")
+# |S_corr| between which bogus are counted: noise falls steeply from 4.5 on, residuals and particles slowly
+PRIOR_EDGES = (4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0, 8.0, 10.0, 15.0, 25.0, 60.0, 200.0)
+STRONGEST = 60.0  # real sources are taken to be equally many at each |S_corr| from ALERT_SCORE to here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +116,40 @@ def prior_weights(real: np.ndarray, prior: float) -> np.ndarray:
     return share / np.maximum(np.where(real, real.sum(), (~real).sum()), 1)
 
 
-def calibration(raw: np.ndarray, real: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return breakpoints x, y of a rising line from raw score to the probability to be real at a prior.
+def lines(table: Table, raw: np.ndarray, prior: float) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Return (x, y) of the calibration of answers ``raw`` [n], and (x, y) of the prior, of a table's rows."""
+    use = np.flatnonzero(could_alert(table) & np.isfinite(raw))
+    rows = table.rows[use]
+    weights = equal_weights(rows["scorr"], rows["real"], np.ones(len(use)))
+    use, weights = use[weights > 0], weights[weights > 0]
+    return calibration(raw[use], table.rows["real"][use], weights / weights.sum()), prior_line(table, prior)
+
+
+def prior_line(table: Table, prior: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return breakpoints: |S_corr|, and the share of real ones among unflagged candidates there.
+
+    Of those of `ALERT_SCORE` and more ``prior`` are real. Bogus are as many as the table has, and fewer the
+    higher the |S_corr|; real ones equally many at each: how they were drawn does not enter.
+    """
+    rows = table.rows
+    score = np.abs(rows["scorr"]).astype(np.float64)
+    bogus = searched(table).rows & table.unflagged & ~rows["real"] & (rows["round"] >= 0)
+    edges = np.array(PRIOR_EDGES)
+    number, _ = np.histogram(score[bogus], edges)
+    # half a row where there is none: no |S_corr| is certain
+    density = np.maximum.accumulate(((number + 0.5) / np.diff(edges))[::-1])[::-1]
+    density *= (1 - prior) / max(int((bogus & (score >= ALERT_SCORE)).sum()), 1)
+    real = prior / (STRONGEST - ALERT_SCORE)
+    return np.sqrt(edges[1:] * edges[:-1]), real / (real + density)
+
+
+def calibration(raw: np.ndarray, real: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return breakpoints x, y of a rising line from raw score to the probability to be real; weights' sum 1.
 
     Isotonic regression (Zadrozny & Elkan 2002), whose steps are joined from middle to middle: on a step all
     scores would be one. The line ends half a row's weight from 0 and from 1: no sample makes certain, and a
     limit of 1 lets nothing pass.
     """
-    weights = prior_weights(real, prior)
     fit = IsotonicRegression().fit(raw, real.astype(np.float64), sample_weight=weights)
     step = fit.predict(raw)
     levels, at = np.unique(step, return_inverse=True)
@@ -124,8 +161,10 @@ def calibration(raw: np.ndarray, real: np.ndarray, prior: float) -> tuple[np.nda
     return x, np.r_[least, levels[inside], 1 - least][first]
 
 
-def as_arrays(model, table: Table, line: tuple[np.ndarray, np.ndarray]) -> Forest:
-    """Return a fitted forest of scikit-learn as plain arrays.
+def as_arrays(
+    model, table: Table, line: tuple[np.ndarray, np.ndarray], prior: tuple[np.ndarray, np.ndarray]
+) -> Forest:
+    """Return a fitted forest of scikit-learn as plain arrays, with the breakpoints of `lines`.
 
     Thresholds are rounded down to float32, which leaves each float32 sample on its side. The range of each
     feature is that of the training set's trusted rows.
@@ -153,6 +192,8 @@ def as_arrays(model, table: Table, line: tuple[np.ndarray, np.ndarray]) -> Fores
         **{name: np.concatenate(parts) for name, parts in columns.items()},
         calibration_x=line[0],
         calibration_y=line[1],
+        prior_x=prior[0],
+        prior_y=prior[1],
         lowest=samples.min(axis=0),
         highest=samples.max(axis=0),
     )
@@ -163,6 +204,14 @@ def _rounded_down(threshold: np.ndarray) -> np.ndarray:
     return np.where(near > threshold, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-def walked(forest: Forest, samples: np.ndarray) -> np.ndarray:
-    """Return float64 [n]: the calibrated scores of samples without NaN, as candidates get them."""
-    return np.interp(predicted(*forest.walk(), samples), forest.calibration_x, forest.calibration_y)
+def walked(forest: Forest, table: Table) -> np.ndarray:
+    """Return float64 [n]: the scores that candidates would get, NaN where withheld."""
+    out = np.full(len(table.rows), np.nan)
+    samples = samples_of(table)[table.known]
+    out[table.known] = forest.probability(predicted(*forest.walk(), samples), peaks_of(samples))
+    return out
+
+
+def peaks_of(samples: np.ndarray) -> np.ndarray:
+    """Return float32 [n] the |S_corr| of what the forest sees."""
+    return samples[:, feature_names().index(PEAK)]

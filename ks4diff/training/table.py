@@ -196,12 +196,19 @@ def balanced_weights(table: Table, flagged_weight: float) -> np.ndarray:
     """Return float64 [n], mean 1: real and bogus rows of equal total weight at every |S_corr|.
 
     Otherwise the score itself would tell them apart by the law that injections were drawn from. Flagged rows,
-    which never become alerts, count ``flagged_weight`` as much as others. Bins of |S_corr| hold 5 % of all
-    rows and weigh the geometric mean of their two kinds; rows of a bin with one kind only weigh nothing.
+    which never become alerts, count ``flagged_weight`` as much as others.
     """
-    score = np.log(np.abs(table.rows["scorr"]).astype(np.float64))
-    real = table.rows["real"]
     own = np.where(table.unflagged, 1.0, flagged_weight)
+    return equal_weights(table.rows["scorr"], table.rows["real"], own)
+
+
+def equal_weights(scorr: np.ndarray, real: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return float64 [n], mean 1: ``own`` weights made equal in sum for both kinds at every |S_corr|.
+
+    Bins of |S_corr| hold 5 % of all rows and weigh the geometric mean of their two kinds; rows of a bin with
+    one kind only weigh nothing.
+    """
+    score = np.log(np.abs(scorr).astype(np.float64))
     edges = np.quantile(score, np.linspace(0, 1, 21)[1:-1])
     at = np.searchsorted(edges, score)
     out = np.zeros(len(score))

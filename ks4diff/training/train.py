@@ -14,26 +14,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ks4diff.io.models import save_arrays, save_model
-from ks4diff.numerics.forest import predicted
 from ks4diff.pipeline.config import build_config, read_toml
 from ks4diff.products.errors import InputError
-from ks4diff.products.model import Forest, RbModel
+from ks4diff.products.model import RbModel
 from ks4diff.training.card import GOLDEN, card_of, golden_vectors
 from ks4diff.training.false_alerts import alerts_at, lowest_threshold
 from ks4diff.training.fit import (
     CHALLENGERS,
     FitConfig,
     as_arrays,
-    calibration,
     fitted,
+    lines,
+    peaks_of,
     raw_scores,
     samples_of,
     scores_across,
+    walked,
 )
 from ks4diff.training.harvest import HarvestConfig, harvest, set_folder
 from ks4diff.training.measures import slices, telling
 from ks4diff.training.page import write_page
-from ks4diff.training.table import HELD_OUT_SITE, Table, could_alert, read_table, split_fields
+from ks4diff.training.table import HELD_OUT_SITE, Table, read_table, split_fields
 
 log = logging.getLogger(__name__)
 
@@ -131,24 +132,24 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
     training, test, other = (table.of_fields(fields) for fields in split)
     log.info("%d fields train, %d test, %d of the other site", *(len(fields) for fields in split))
     across = scores_across(training, config.fit, config.seed)
-    line = _line(training, across, config.fit.prior)
     model = fitted(training, config.fit, config.seed)
-    forest = as_arrays(model, training, line)
-    held = {
-        "test": Held(test, _calibrated(forest, test)),
-        "other_site": Held(other, _calibrated(forest, other)),
-    }
+    forest = as_arrays(model, training, *lines(training, across, config.fit.prior))
+    across = forest.probability(across, peaks_of(samples_of(training)))
     both = table.of_fields([*split[1], *split[2]])
-    held["held_out"] = Held(both, _calibrated(forest, both))
+    held = {
+        name: Held(part, walked(forest, part))
+        for name, part in (("test", test), ("other_site", other), ("held_out", both))
+    }
     threshold = lowest_threshold(*held["held_out"], config.false_per_chip)
     metrics = _metrics(held, threshold, config)
     metrics["across_training_fields"] = {
-        "telling": telling(training, np.interp(across, *line), config.fit.prior),
-        "alerts": alerts_at(training, np.interp(across, *line), threshold),
+        "telling": telling(training, across, config.fit.prior),
+        "alerts": alerts_at(training, across, threshold),
     }
     if config.challengers:
         metrics["challengers"] = _challengers(training, test, config)
-    doubts = write_doubts(paths[0].parent / DOUBTS, training, np.interp(across, *line))
+        metrics["without_prior"] = telling(test, raw_scores(model, test), config.fit.prior)
+    doubts = write_doubts(paths[0].parent / DOUBTS, training, across)
     card = card_of(
         config=asdict(config),
         split=dict(zip(("training", "test", "other_site"), split, strict=True)),
@@ -165,19 +166,6 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
     return made
 
 
-def _line(table: Table, raw: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
-    use = could_alert(table) & np.isfinite(raw)
-    return calibration(raw[use], table.rows["real"][use], prior)
-
-
-def _calibrated(forest: Forest, table: Table) -> np.ndarray:
-    """Return float64 [n]: the scores that candidates would get, NaN where withheld."""
-    out = np.full(len(table.rows), np.nan)
-    raw = predicted(*forest.walk(), samples_of(table)[table.known])
-    out[table.known] = np.interp(raw, forest.calibration_x, forest.calibration_y)
-    return out
-
-
 def _metrics(held: dict[str, Held], threshold: float, config: TrainConfig) -> dict[str, Any]:
     return {
         name: {
@@ -191,7 +179,7 @@ def _metrics(held: dict[str, Held], threshold: float, config: TrainConfig) -> di
 
 
 def _challengers(training: Table, test: Table, config: TrainConfig) -> dict[str, Any]:
-    """Return the measures of other classifiers, trained and tested on the same fields; uncalibrated."""
+    """Return the measures of other classifiers, trained and tested on the same fields; as they answer."""
     return {
         kind: telling(
             test, raw_scores(fitted(training, config.fit, config.seed, kind), test), config.fit.prior

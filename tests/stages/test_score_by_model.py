@@ -39,17 +39,28 @@ def test_rb_is_the_calibrated_answer(changed, scene, model):
     samples = vector_of(candidates, scene, model)
     known = np.isfinite(samples[:, 0])
     raw = predicted(*model.forest.walk(), samples[known])
-    told = np.interp(raw, model.forest.calibration_x, model.forest.calibration_y)
+    forest = model.forest
+    evidence = np.interp(raw, forest.calibration_x, forest.calibration_y)
+    peak = samples[known, model.features.index("s_peak")].astype(float)
+    odds = np.log(forest.prior_y / (1 - forest.prior_y))
+    prior_odds = np.exp(np.interp(np.log(peak), np.log(forest.prior_x), odds))
+    odds = evidence / (1 - evidence) * prior_odds
+    told = odds / (1 + odds)
     assert known.sum() > 40
     assert scored.table["rb"][known] == pytest.approx(told, abs=1e-6)
-    assert np.abs(raw - told).max() > 1e-3
+    assert np.abs(evidence - told).max() > 0.1
+    assert np.abs(raw - evidence).max() > 1e-3
 
 
 def test_reasons_are_what_moved_it_most_with_their_sign(changed, scene, model):
     scored, reasons = score_by_model(changed.subtracted.candidates, scene, model, CONFIG)
     samples = vector_of(changed.subtracted.candidates, scene, model)
     row = int(np.flatnonzero(np.isfinite(scored.table["rb"]))[3])
-    (by,) = contributions(*model.forest.walk(), samples[row : row + 1])
+    one = samples[row : row + 1]
+    (by,) = contributions(*model.forest.walk(), one)
+    # what is known of this |S_corr| before the image is seen moves the score as its feature does
+    evidence = model.forest.evidence(predicted(*model.forest.walk(), one))
+    by[model.features.index("s_peak")] += scored.table["rb"][row] - evidence[0]
     assert len(reasons[row]) == 3
     for place, reason in enumerate(reasons[row]):
         value = by[model.features.index(reason[:-1])]

@@ -21,6 +21,8 @@ from ks4diff.training.fit import (
     calibration,
     fitted,
     kept_weights,
+    prior_line,
+    prior_weights,
     samples_of,
     scores_across,
 )
@@ -28,6 +30,7 @@ from ks4diff.training.harvest import set_folder
 from ks4diff.training.measures import auc
 from ks4diff.training.table import balanced_weights, folds, read_table, split_fields
 from ks4diff.training.train import TrainConfig, train, train_config
+from tests.forests import PRIOR
 from tests.training_sets import write_field
 
 FIT = FitConfig(trees=12, threads=2)
@@ -139,7 +142,7 @@ def test_calibration_rises_and_tells_the_share_of_real_ones():
     rng = np.random.default_rng(2)
     raw = rng.random(20_000)
     real = rng.random(len(raw)) < raw**2
-    x, y = calibration(raw, real, float(real.mean()))
+    x, y = calibration(raw, real, prior_weights(real, float(real.mean())))
     assert np.minimum(np.diff(x), np.diff(y)).min() > 0
     assert (x[0], x[-1]) == (0, 1)
     assert 0 < y[0] < y[1]
@@ -148,9 +151,29 @@ def test_calibration_rises_and_tells_the_share_of_real_ones():
     assert np.abs(np.interp(grid, x, y) - grid**2).max() < 0.05
 
 
+def test_the_prior_is_the_share_of_real_ones_at_each_score(table):
+    rng = np.random.default_rng(4)
+    rows = np.repeat(table.rows[:1], 200_000)
+    half = len(rows) // 2
+    rows["flags"], rows["round"], rows["real"] = 0, 0, np.arange(len(rows)) < half
+    rows["scorr"] = np.r_[rng.uniform(5, 60, half), -5 * (1 - rng.random(half)) ** (-1 / 12)]
+    many = replace(table, rows=rows, field=np.full(len(rows), table.field[0]))
+    x, y = prior_line(many, 0.5)
+    assert ((y > 0) & (y < 1)).all()
+    assert (np.diff(y) >= 0).all()
+    # bogus fall as the 13th power of the score; the sources that are there do not matter
+    at = (x > 5) & (x < 12)
+    density = 12 / 5 * (x[at] / 5) ** -13
+    assert y[at] == pytest.approx(1 / 55 / (1 / 55 + density), rel=0.15)
+    fewer = replace(many, rows=rows[half // 2 :], field=many.field[half // 2 :])
+    assert np.array_equal(prior_line(fewer, 0.5)[1], y)
+    odds = [value / (1 - value) for value in (prior_line(many, 0.2)[1], y)]
+    assert odds[0] == pytest.approx(odds[1] / 4)
+
+
 def test_arrays_answer_as_scikit_learn_does(table):
     model = fitted(table, FIT, 3)
-    forest = as_arrays(model, table, (np.array([0.0, 1.0]), np.array([0.0, 1.0])))
+    forest = as_arrays(model, table, (np.array([0.0, 1.0]), np.array([0.0, 1.0])), PRIOR)
     samples = samples_of(table)[table.known]
     # at the thresholds themselves, too: there a rounded threshold would send samples the other way
     edge = np.repeat(samples[:50], 3, axis=0)
@@ -188,7 +211,7 @@ def test_golden_vectors_are_met(trained):
         raw = predicted(*model.forest.walk(), golden["samples"])
         assert len(raw) == 256
         assert np.abs(raw - golden["raw"]).max() < 1e-12
-        rb = np.interp(raw, model.forest.calibration_x, model.forest.calibration_y)
+        rb = model.forest.probability(raw, golden["samples"][:, model.features.index("s_peak")])
         assert np.abs(rb - golden["rb"]).max() < 1e-12
         assert np.ptp(golden["rb"]) > 0.5
 
