@@ -111,6 +111,10 @@ def _text(model: RbModel) -> str:
         f"`rb` is the probability to be real where {model.prior:.0%} of the candidates are. Where a share q",
         f"is, multiply its odds by q / (1 - q) / {model.prior / (1 - model.prior):.3g}.",
         "",
+        "The trees see as many sources as bogus at every |S_corr|, and no law of how bright sources are. What",
+        "they say is joined by Bayes' rule to the share of sources among unflagged candidates of an |S_corr|,",
+        f"when sources are equally many at each and bogus as in the training fields: {_prior(model)}.",
+        "",
         f"Trained on {training['rows']} candidates ({training['real']} real) of {training['mpix']} Mpix in",
         f"{len(training['fields']['training'])} fields: {training['made_of']}. Training set",
         f"`{training['sha256']}`, seed {card['config']['seed']}. All nights of a field are in one fold; the",
@@ -128,6 +132,12 @@ def _text(model: RbModel) -> str:
     lines += _others(card["metrics"])
     lines += [f"![{name}]({name})" for name in PICTURES]
     return "\n".join(lines) + "\n"
+
+
+def _prior(model: RbModel) -> str:
+    forest = model.forest
+    near = [int(np.argmin(np.abs(forest.prior_x - score))) for score in (5.1, 6.0, 9.0, 20.0)]
+    return ", ".join(f"{forest.prior_y[k]:.2g} at {forest.prior_x[k]:.1f}" for k in near)
 
 
 def _number(row: Mapping[str, Any]) -> str:
@@ -191,7 +201,9 @@ def _shipped(part: Mapping[str, Any], across: Mapping[str, Any]) -> list[str]:
 
 def _others(metrics: Mapping[str, Any]) -> list[str]:
     """Return the other classifiers, on the same fields."""
-    every = {"this forest": metrics["test"]["telling"], **metrics.get("challengers", {})}
+    every = {"this forest": metrics["test"]["telling"]}
+    every |= {"its answers alone": metrics["without_prior"]} if "without_prior" in metrics else {}
+    every |= metrics.get("challengers", {})
     rows = ["## Others on the same unseen fields", "", "| | missed at false 1 % | AUC |", "|---|---|---|"]
     for name, one in every.items():
         missed, area = (_number(one["added"][key]) for key in ("missed_at_false_1pct", "auc"))

@@ -34,7 +34,7 @@ from ks4diff.training.fit import (
 from ks4diff.training.harvest import HarvestConfig, harvest, set_folder
 from ks4diff.training.measures import slices, telling
 from ks4diff.training.page import write_page
-from ks4diff.training.table import HELD_OUT_SITE, Table, read_table, split_fields
+from ks4diff.training.table import FIRST_EXTRA, HELD_OUT_SITE, Table, read_table, split_fields
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
     """
     table, digest = read_table(paths, extra)
     split = split_fields(table, config.seed, config.test_share)
-    if not all(split):
+    if not all(split) or split[0][0] >= FIRST_EXTRA:
         raise InputError(
             f"{len(table.site)} fields do not split into training, test and {HELD_OUT_SITE}; draw more"
         )
@@ -133,7 +133,10 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
     log.info("%d fields train, %d test, %d of the other site", *(len(fields) for fields in split))
     across = scores_across(training, config.fit, config.seed)
     model = fitted(training, config.fit, config.seed)
-    forest = as_arrays(model, training, *lines(training, across, config.fit.prior))
+    # extra fields are of other skies: how many bogus they have, and how well these are told, counts for none
+    usual = training.field < FIRST_EXTRA
+    ordinary = training.of_fields([number for number in split[0] if number < FIRST_EXTRA])
+    forest = as_arrays(model, training, *lines(ordinary, across[usual], config.fit.prior))
     across = forest.probability(across, peaks_of(samples_of(training)))
     both = table.of_fields([*split[1], *split[2]])
     held = {
