@@ -14,15 +14,35 @@ from ks4diff.training.measures import SCORE_EDGES, is_added, rounded, share_row
 from ks4diff.training.table import ALERT_SCORE, Searched, Table, searched
 
 FULL_CHIP_MPIX = 9216 * 9232 / 1e6
+REDRAWN = 1000
 BLENDED_PIX = 12.0  # two and a half FWHM of a bad night
 
 
 def false_scores(table: Table, score: np.ndarray, seen: Searched) -> np.ndarray:
     """Return the scores of what would be false alerts with a threshold of 0, highest first."""
+    return np.sort(score[_false(table, score, seen)])[::-1]
+
+
+def _false(table: Table, score: np.ndarray, seen: Searched) -> np.ndarray:
     rows = table.rows
     use = seen.rows & table.unflagged & ~rows["real"] & (rows["round"] == 0)
     use &= np.abs(rows["scorr"]) >= ALERT_SCORE
-    return np.sort(score[use & np.isfinite(score)])[::-1]
+    return use & np.isfinite(score)
+
+
+def rate_by_fields(table: Table, score: np.ndarray, threshold: float) -> dict[str, Any]:
+    """Return the 2.5 and 97.5 % points of false alerts per full chip over fields drawn again.
+
+    False alerts come in fields: Poisson's interval is that of one more night of these, not of other fields.
+    """
+    numbers = np.array(sorted(table.site))
+    wrong = _false(table, score, searched(table)) & (np.nan_to_num(score, nan=-1.0) >= threshold)
+    count = np.array([(table.field[wrong] == n).sum() for n in numbers])
+    mpix = np.array([searched(table.of_fields([n])).mpix for n in numbers])
+    drawn = np.random.default_rng(73).integers(0, len(numbers), (REDRAWN, len(numbers)))
+    rate = count[drawn].sum(axis=1) / np.maximum(mpix[drawn].sum(axis=1), 1e-9) * FULL_CHIP_MPIX
+    low, high = np.percentile(rate, [2.5, 97.5])
+    return {"low": rounded(low), "high": rounded(high)}
 
 
 def lowest_threshold(table: Table, score: np.ndarray, per_chip: float) -> float:
@@ -60,6 +80,7 @@ def alerts_at(table: Table, score: np.ndarray, threshold: float) -> dict[str, An
             "low": rounded(low / chips if chips else np.nan),
             "high": rounded(high / chips if chips else np.nan),
         },
+        "per_full_chip_by_fields": rate_by_fields(table, score, threshold),
     }
     added = is_added(changes["tag"]) & seen.changes & ~beside_changes(table)
     for name, low, high in (*_bins(), ("8", 8, np.inf)):

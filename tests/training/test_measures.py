@@ -104,6 +104,18 @@ def test_the_shipped_threshold_is_the_lowest_that_keeps_its_promise(table):
             assert more > per_chip
 
 
+def test_false_alerts_of_one_field_say_less_than_those_of_many(table):
+    score = np.ones(len(table.rows))
+    of_all = alerts_at(table, score, 0.5)
+    rate, by_fields = of_all["per_full_chip"]["value"], of_all["per_full_chip_by_fields"]
+    assert by_fields["low"] < rate < by_fields["high"]
+    one = np.where(table.field == sorted(table.site)[0], 1.0, 0.0)
+    alone = alerts_at(table, one, 0.5)["per_full_chip_by_fields"]
+    assert alone["low"] == 0
+    several = alerts_at(table, one, 0.5)["per_full_chip"]
+    assert alone["high"] > several["value"] * 2
+
+
 def test_completeness_counts_what_was_never_detected_or_was_flagged(table):
     at = alerts_at(table, np.ones(len(table.rows)), 0.5)
     counted = found = blended = 0
