@@ -62,8 +62,7 @@ def flag_residuals(
     by_star = (left > 0) & (np.abs(table["scorr"]) < config.threshold * np.sqrt(1 + left**2))
     table["flags"][by_star] |= FLAG_BIT["residual"]
     shown = star_images(difference, template, config.images).at(table["x"], table["y"])
-    again = np.sign(table["scorr"]) * shown / difference.flux_err[at] > config.image_share * np.abs(
-        table["scorr"]
-    )
+    score = np.sign(table["scorr"]) * shown / difference.flux_err[at]
+    again = score > config.image_share * np.abs(table["scorr"])
     table["flags"][again] |= FLAG_BIT["residual"]
     return replace(candidates, table=table)

@@ -11,7 +11,7 @@ from scipy.stats import chi2
 
 from ks4diff.stages.sim.sky import CHANGING
 from ks4diff.training.measures import SCORE_EDGES, is_added, rounded, share_row
-from ks4diff.training.table import ALERT_SCORE, Searched, Table, searched
+from ks4diff.training.table import ALERT_SCORE, Searched, Table, good_nights, searched
 
 FULL_CHIP_MPIX = 9216 * 9232 / 1e6
 REDRAWN = 1000
@@ -38,7 +38,8 @@ def rate_by_fields(table: Table, score: np.ndarray, threshold: float) -> dict[st
     numbers = np.array(sorted(table.site))
     wrong = _false(table, score, searched(table)) & (np.nan_to_num(score, nan=-1.0) >= threshold)
     count = np.array([(table.field[wrong] == n).sum() for n in numbers])
-    mpix = np.array([searched(table.of_fields([n])).mpix for n in numbers])
+    good = good_nights(table)
+    mpix = np.array([table.nights["mpix"][good & (table.night_field == n)].sum() for n in numbers])
     drawn = np.random.default_rng(73).integers(0, len(numbers), (REDRAWN, len(numbers)))
     rate = count[drawn].sum(axis=1) / np.maximum(mpix[drawn].sum(axis=1), 1e-9) * FULL_CHIP_MPIX
     low, high = np.percentile(rate, [2.5, 97.5])

@@ -80,13 +80,18 @@ class Searched(NamedTuple):
 
 def searched(table: Table) -> Searched:
     """Return the images that were subtracted and not refused for their quality."""
-    good = (table.nights["mpix"] > 0) & (table.nights["quality"] != "fail")
+    good = good_nights(table)
     nights = night_keys(table.night_field, table.nights["night"])[good]
     of = [
         np.isin(night_keys(fields, rows["night"]), nights)
         for fields, rows in ((table.field, table.rows), (table.change_field, table.changes))
     ]
     return Searched(float(table.nights["mpix"][good].sum()), int(good.sum()), *of)
+
+
+def good_nights(table: Table) -> np.ndarray:
+    """Return bool [nights]: those that were subtracted and not refused for their quality."""
+    return (table.nights["mpix"] > 0) & (table.nights["quality"] != "fail")
 
 
 def night_keys(fields: np.ndarray, nights: np.ndarray) -> np.ndarray:

@@ -110,10 +110,10 @@ def test_false_alerts_of_one_field_say_less_than_those_of_many(table):
     rate, by_fields = of_all["per_full_chip"]["value"], of_all["per_full_chip_by_fields"]
     assert by_fields["low"] < rate < by_fields["high"]
     one = np.where(table.field == sorted(table.site)[0], 1.0, 0.0)
-    alone = alerts_at(table, one, 0.5)["per_full_chip_by_fields"]
-    assert alone["low"] == 0
-    several = alerts_at(table, one, 0.5)["per_full_chip"]
-    assert alone["high"] > several["value"] * 2
+    of_one = alerts_at(table, one, 0.5)
+    by_fields = of_one["per_full_chip_by_fields"]
+    assert by_fields["low"] == 0
+    assert by_fields["high"] > 2 * of_one["per_full_chip"]["value"]
 
 
 def test_completeness_counts_what_was_never_detected_or_was_flagged(table):
