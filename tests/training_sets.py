@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ks4diff.products.candidates import FLAG_BIT
-from ks4diff.products.features import FEATURE_NAMES
+from ks4diff.products.features import FEATURE_NAMES, definitions_hash
 from ks4diff.training.harvest import CHANGES, NIGHT, ROW, Part, packed
 from ks4diff.training.skies import SITES
 
@@ -29,7 +29,8 @@ def fake_night(rng: np.random.Generator, night: int, n: int, apart: float) -> Pa
     rows["rules"] = np.clip(rng.normal(np.where(real, 0.7, 0.3), 0.2), 0, 1)
     features = rng.normal(size=(2 * n, len(FEATURE_NAMES))).astype(np.float32)
     features[:, 5:10] += np.where(real, apart, 0)[:, None].astype(np.float32)
-    features[:, FEATURE_NAMES.index("s_peak")] = np.abs(rows["scorr"])
+    # a pixel shows less than the top between pixels
+    features[:, FEATURE_NAMES.index("s_peak")] = np.abs(rows["scorr"]) * rng.uniform(0.9, 1.0, 2 * n)
     features[:, FEATURE_NAMES.index("nexp_frac")] = np.nan
     features[rng.random(2 * n) < 0.02] = np.nan
     changes = np.zeros(n + 5, CHANGES)  # five more were never detected
@@ -51,5 +52,6 @@ def write_field(folder: Path, number: int, *, seed: int = 0, n: int = 60, apart:
     path = folder / f"field{number:05d}.npz"
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        np.savez(file, site=np.array(SITES[number % len(SITES)]), nights=nights, **made)
+        told = {"site": SITES[number % len(SITES)], "definitions": definitions_hash()}
+        np.savez(file, nights=nights, **{name: np.array(text) for name, text in told.items()}, **made)
     return path

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ks4diff.products.errors import ConfigError
+from ks4diff.products.errors import ConfigError, InputError
 
 
 def train(  # noqa: PLR0913 - a command's options are one each for people, not coupling
@@ -48,10 +48,18 @@ def train(  # noqa: PLR0913 - a command's options are one each for people, not c
 
     overrides: dict[str, Any] = {"fields": fields, "seed": seed}
     settings = train_config(config, {k: v for k, v in overrides.items() if v is not None})
+    extra = [path for folder in also or () for path in _fields(folder)]
     paths = harvest_all(harvest, settings, processes) if draw else harvested(harvest, settings)
-    extra = [path for folder in also or () for path in sorted(folder.glob("field*.npz"))]
     model = run(paths, out, settings, extra=extra)
     if as_json:
         print(json.dumps(dict(model.card)))
         return
     print(f"{model.version}: threshold {model.threshold:.4f}, page in {out / 'card.md'}")
+
+
+def _fields(folder: Path) -> list[Path]:
+    """Return the files of a harvested set's fields."""
+    found = sorted(folder.glob("field*.npz"))
+    if not found:
+        raise InputError(f"{folder}: holds no harvested field")
+    return found

@@ -31,7 +31,7 @@ from ks4diff.stages.hits import flag_hits
 from ks4diff.stages.match import match
 from ks4diff.stages.measure import cut_out, measure
 from ks4diff.stages.package import package, select
-from ks4diff.stages.photometry import limiting_flux
+from ks4diff.stages.photometry import limiting_flux, star_scale
 from ks4diff.stages.quality import judge
 from ks4diff.stages.register import register
 from ks4diff.stages.residuals import flag_residuals
@@ -202,7 +202,8 @@ def match_chips(
         template = align(template_chip, chip, registration, config.calibrate.psf)
     with clock.step("match"):
         matched = match(chip, template, config.match)
-        chip = replace(chip, raw=solved(chip, registration, template_chip.raw, matched.flux_scale))
+        per_count = star_scale(matched.scale, template.area)
+        chip = replace(chip, raw=solved(chip, registration, template_chip.raw, per_count))
     return chip, template, registration, matched
 
 

@@ -60,7 +60,7 @@ class Difference:
     ``difference`` D / F_D: science counts, noise white with std 1 / F_D; ``psf`` is P_D, its PSF.
     ``score_corr`` S_corr: unit normal where nothing changed. ``flux_err`` is the error of the best PSF flux
     of a source centred on each pixel, science counts. ``flags`` are PixelFlag bits. ``flux_scale`` is science
-    counts per template count. ``noise_map`` is ``noise`` over the chip; ``slopes`` [3] per cell the variances
+    counts per template count, the median of ``scale`` over the chip. ``noise_map`` is ``noise`` over the chip; ``slopes`` [3] per cell the variances
     (xx, yy, xy) of central differences of S over that of S, which the translient statistic needs.
     """
 
@@ -73,6 +73,13 @@ class Difference:
     noise: float  # median std of one pixel of ``difference``, science counts
     noise_map: Cells | None = None
     slopes: Cells | None = None
+    scale: Cells | None = None
+
+    def scale_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return float64 [n] science counts per template count at pixels: it changes by 8 % over a chip."""
+        if self.scale is None:
+            return np.full(len(x), self.flux_scale)
+        return self.scale.at(x, y).astype(np.float64)
 
     @property
     def flux(self) -> np.ndarray:

@@ -94,7 +94,7 @@ FEATURES = (
 )
 FEATURE_NAMES = tuple(feature.name for feature in FEATURES)
 VECTOR_NAME = "ks4rb-f2"
-PEAK = "s_peak"  # what models take for the |S_corr|
+PEAK = "s_peak"  # the feature that what the |S_corr| says is put to
 
 
 def definitions_hash() -> str:

@@ -64,15 +64,15 @@ class Forest:
         """Return float64 [n]: the trees' mean answers as probabilities, whatever the |S_corr|; NaN stays."""
         return np.interp(answer, self.calibration_x, self.calibration_y)
 
-    def probability(self, answer: np.ndarray, peak: np.ndarray) -> np.ndarray:
+    def probability(self, answer: np.ndarray, scorr: np.ndarray) -> np.ndarray:
         """Return float64 [n]: the probability to be real, by Bayes' rule from evidence and prior.
 
-        ``answer`` [n] of the trees, ``peak`` [n] the |S_corr|. Prior odds are interpolated in its logarithm
+        ``answer`` [n] of the trees, ``scorr`` [n] of either sign, of the top between the pixels. Prior odds are interpolated in its logarithm
         and constant beyond the breakpoints. Peaks of noise fall tenfold from S_corr 5 to 5.6: trees, which
         see as many sources as bogus at each S_corr lest they learn how sources were drawn, cannot know that.
         """
         given = self.evidence(answer)
-        strength = np.log(np.maximum(np.abs(peak).astype(np.float64), 1e-30))
+        strength = np.log(np.maximum(np.abs(scorr).astype(np.float64), 1e-30))
         odds = np.interp(strength, np.log(self.prior_x), np.log(self.prior_y / (1 - self.prior_y)))
         prior = 1 / (1 + np.exp(-odds))
         return given * prior / (given * prior + (1 - given) * (1 - prior))

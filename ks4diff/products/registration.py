@@ -22,6 +22,9 @@ class Registration:
     three times the spread (median distance / 1.1774). With fewer than 10 such stars it is
     ``rms_weighted_pix``.
 
+    ``scatter_pix`` is how far these stars lie off the map per axis beyond their noise: by what PSFs lack, by
+    neighbours, by motions of their own; 0 with fewer than 10.
+
     Per cell of about 1024 px: ``n_stars`` that hold the map there, their ``residual_rms`` per axis (NaN with
     fewer than 3), the standard ``error`` of the map itself per axis, pixels, and ``bad``: do not trust it.
     """
@@ -40,3 +43,4 @@ class Registration:
     bad: Cells
     correction: Cells | None = None
     rms_weighted_pix: float = float("nan")  # of all stars kept, by their inverse variance
+    scatter_pix: float = 0.0  # template pixels; see above

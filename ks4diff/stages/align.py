@@ -50,14 +50,14 @@ def align(
     shape = chip.image.shape
     x, y = node_grid(shape)
     nodes = template_position(registration, x.ravel(), y.ravel()).reshape(2, *x.shape)
-    # what the long serial steps leave of a core: 0.5 s of a full chip
+    # what the serial steps leave of a core: 0.5 s of a full chip
     with ThreadPoolExecutor(1) as beside:
         dithers = beside.submit(stack_dithers, chip, template, registration)
         data, flags = resample(template.image.data, template.image.flags, nodes, shape)
         coverage = 1.0 - _renamed(flags) / flags.size
         if coverage < MIN_COVERAGE:
             raise SkipChip("the template hardly covers the image", coverage=coverage)
-        filled = beside.submit(fill_holes, data, flags)  # pixels that the PSF is not measured on
+        filled = beside.submit(fill_holes, data, flags)
         noise = resampled_noise(template.noise, noise_covariance(nodes))
         gain = template.gain * (template.noise.sigma / noise.sigma) ** 2
         sky = _sky_variance(template, nodes, shape)
@@ -66,8 +66,8 @@ def align(
         stars = on_chip(template.stars, registration, area, shape)
         # a star's wings cancel as far out as both PSFs hold them
         config = replace(config, least_half_pix=max(config.least_half_pix, chip.psf.stamp.shape[0] // 2))
+        filled.result()  # a small image's PSF looks at smoothed pixels, bad ones among them
         psf, _ = model_psf(image, _within(stars, shape), gain, config, dithers.result())
-        filled.result()
     return AlignedTemplate(
         image=image,
         psf=psf,

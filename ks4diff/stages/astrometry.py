@@ -37,22 +37,19 @@ class TpvSolution(Protocol):
     pv: tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def solved(chip: CalibratedChip, registration: Registration, template: RawChip, flux_scale: float) -> RawChip:
+def solved(chip: CalibratedChip, registration: Registration, template: RawChip, per_count: float) -> RawChip:
     """Return the chip with what the template knows of sky and flux and its own header does not.
 
     A KMTNet chip takes its WCS from the template always, its own being arcminutes wrong; another image only
-    when it has none. Likewise the zero point, where the image has none: the template's, through the flux
-    scale.
+    when it has none. Likewise the zero point, where the image has none: the template's, through
+    ``per_count``, a star's science counts per template count: the median over the chip.
     """
     raw, shape = chip.raw, chip.image.shape
     wcs, zeropoint = raw.wcs, raw.zeropoint
     if template.wcs is not None and (wcs is None or raw.exposure is not None):
         wcs = chip_wcs(shape, registration, template.wcs)
     if zeropoint is None and template.zeropoint is not None:
-        # resampling conserves surface brightness, so a flux in template counts shows in science pixels
-        # divided by their area
-        area = pixel_area(registration, shape)
-        zeropoint = template.zeropoint + 2.5 * float(np.log10(flux_scale / area))
+        zeropoint = template.zeropoint + 2.5 * float(np.log10(per_count))
     return replace(raw, wcs=wcs, zeropoint=zeropoint)
 
 
@@ -171,13 +168,3 @@ def _tangent(ra: np.ndarray, dec: np.ndarray, centre: np.ndarray) -> np.ndarray:
     plane.wcs.crval = centre
     plane.wcs.cdelt = [1.0, 1.0]
     return np.stack(plane.wcs_world2pix(ra, dec, 0)) + 1.0
-
-
-def pixel_area(registration: Registration, shape: tuple[int, int]) -> float:
-    """Return the area of the image's middle pixel in template pixels."""
-    x, y = shape[1] / 2, shape[0] / 2
-    corners = template_position(
-        registration, np.array([x - 0.5, x + 0.5, x, x]), np.array([y, y, y - 0.5, y + 0.5])
-    )
-    along_x, along_y = corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 2]
-    return float(abs(along_x[0] * along_y[1] - along_x[1] * along_y[0]))

@@ -144,7 +144,7 @@ def _sides(box, chip, template, match) -> tuple[_Side, _Side]:
 
 def _explain(side: _Side, x: np.ndarray, y: np.ndarray, config: HitsConfig) -> Gains:
     """Return the `Gains` of candidates at pixels (x, y) of the rectangle."""
-    half = max(int(np.ceil(1.5 * side.fwhm)) + 1, 5)
+    half = min(max(int(np.ceil(1.5 * side.fwhm)) + 1, 5), GRID // 2 - 1)
     kernel, noise, lost = _prediction(side, config.prediction_floor)
     around = stamps(side.other, x, y, GRID // 2, 0.0)[:, :GRID, :GRID]
     static = fft.irfft2(fft.rfft2(around) * kernel.astype(np.complex64), (GRID, GRID))

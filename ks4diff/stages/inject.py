@@ -13,6 +13,7 @@ from ks4diff.products.image import MaskedImage
 from ks4diff.products.psf import PsfField
 
 PLACES = ("field", "star", "galaxy")
+MOST_PER_MPIX = 1000.0  # 25 px apart, there is room for no more
 INJECTED = np.dtype(
     [
         ("x", "f8"),  # 0-based pixels
@@ -41,11 +42,13 @@ class InjectConfig:
     border_pix: int = 30
 
     def __post_init__(self) -> None:
-        """Refuse shares that do not add up and S/N that no source has."""
+        """Refuse shares that do not add up, and numbers and S/N that no sources have."""
         if not 0 <= self.star_share + self.galaxy_share <= 1:
             raise ValueError("star_share and galaxy_share must add up to 0 to 1")
-        if not 0 < self.snr_range[0] <= self.snr_range[1]:
+        if not 0 < self.snr_range[0] <= self.snr_range[1] < np.inf:
             raise ValueError(f"snr_range must be positive and rising, got {self.snr_range}")
+        if not 0 <= self.per_mpix <= MOST_PER_MPIX:
+            raise ValueError(f"per_mpix must be from 0 to {MOST_PER_MPIX:g}, got {self.per_mpix}")
 
 
 def inject(

@@ -58,7 +58,7 @@ def add_context(
     rows, columns = chip.image.shape
     x, y = table["x"], table["y"]
     table["edge_distance"] = np.minimum(np.minimum(x, columns - 1 - x), np.minimum(y, rows - 1 - y))
-    _add_source(table, chip, template, difference.flux_scale * unit)
+    _add_source(table, chip, template, difference.scale_at(x, y) * unit)
     _add_density(table, chip)
     return np.bitwise_or.reduce(raised, axis=(1, 2))
 
@@ -77,8 +77,13 @@ def _add_saturated(table: np.ndarray, chip: CalibratedChip, template: AlignedTem
     table["saturated_distance"] = np.where(on != 0, 0, np.minimum(distance, SATURATED_REACH_PIX))
 
 
-def _add_source(table: np.ndarray, chip: CalibratedChip, template: AlignedTemplate, unit: float) -> None:
-    """Fill the columns of the nearest source of the template's list; its extent hints at a galaxy."""
+def _add_source(
+    table: np.ndarray, chip: CalibratedChip, template: AlignedTemplate, unit: np.ndarray
+) -> None:
+    """Fill the columns of the nearest source of the template's list; its extent hints at a galaxy.
+
+    ``unit`` [n] is the table's flux unit per template count.
+    """
     names = ("source_distance", "source_distance_arcsec", "source_flux", "source_mag", "source_extent")
     for name in names:
         table[name] = np.nan

@@ -42,7 +42,7 @@ def add_fluxes(
     difference: Difference,
 ) -> None:
     """Fill the columns of flux, in science counts, and of position errors; in place."""
-    scale = difference.flux_scale
+    scale = difference.scale_at(rows["x"], rows["y"])
     position = np.rint(np.stack([rows["x"], rows["y"]])).astype(np.int64)
     _, flux = refine_peaks(difference.score_corr, position, difference.flux_err)
     error = difference.flux_err[position[1], position[0]].astype(np.float64)
@@ -178,8 +178,8 @@ def _add_apertures(rows, place, chip, template, difference) -> None:
     """Fill the fluxes within one FWHM of the nearest pixel, masked pixels as they are, and their errors."""
     half = int(np.ceil(place.fwhm))
     within = disc(half, place.fwhm)
-    scale, pixels = difference.flux_scale, within.sum()
     x, y = rows["x"], rows["y"]
+    scale, pixels = difference.scale_at(x, y), within.sum()
 
     def total(image: np.ndarray) -> np.ndarray:
         return np.where(within, np.nan_to_num(stamps(image, x, y, half, 0.0)), 0).sum(axis=(1, 2))

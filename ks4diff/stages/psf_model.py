@@ -22,6 +22,7 @@ __all__ = ["PsfConfig", "model_psf"]
 
 ENOUGH = 60  # clean stars of a small image for more than `single_psf`
 START_STARS = 120  # enough for a first PSF
+BROADEST_PIX = 20.0  # FWHM of stars: particles are told from light in stamps of 64 px, 3 FWHM
 
 
 def model_psf(
@@ -41,11 +42,13 @@ def model_psf(
     Raises
     ------
     SkipChip
-        With fewer than ``min_stars`` stars to average.
+        With fewer than ``min_stars`` stars to average, or stars broader than `BROADEST_PIX`.
 
     """
     if stars.clean.sum() < config.min_stars:
         raise SkipChip("too few clean stars for a PSF", n_clean=float(stars.clean.sum()))
+    if (width := float(np.median(stars.fwhm[stars.clean]))) > BROADEST_PIX:
+        raise SkipChip("stars are too broad for a PSF", fwhm_pix=width)
     if cell_grid(image.shape, CELL_PIX) == (1, 1) and stars.clean.sum() < ENOUGH:
         return single_psf(image, stars, gain, config)
     cells = int(np.prod(cell_grid(image.shape, CELL_PIX)))

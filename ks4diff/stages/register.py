@@ -248,7 +248,10 @@ def _product(
     kept = fit.weight > 0
     square = 0.5 * (residual**2).sum(axis=1)
     weighted = float(np.sqrt(np.average(square[kept], weights=fit.sigma[kept] ** -2)))
-    rms = told_rms(residual, found.compared & _telling(found, (science, template), lists, config))
+    telling, noise = _telling(found, (science, template), lists, config), lists.expected(found.pairs)
+    rms, scatter = told_rms(residual, found.compared & telling, noise)
+    if np.isnan(rms):
+        _, scatter = told_rms(residual, telling, noise)
     return Registration(
         coefficients=fit.map.coefficients,
         degree=fit.map.degree,
@@ -257,6 +260,7 @@ def _product(
         n_matched=int(kept.sum()),
         rms_pix=weighted if np.isnan(rms) else rms,
         rms_weighted_pix=weighted,
+        scatter_pix=scatter,
         method=found.method,
         pairs=np.stack([lists.rows_a[found.pairs[0]], lists.rows_b[found.pairs[1]]])[:, kept],
         correction=correction,

@@ -64,17 +64,20 @@ def _agreed(residual: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, float]
     return mean, float(np.sqrt((weight**2 * sigma**2).sum())) / total
 
 
-def told_rms(residual: np.ndarray, telling: np.ndarray) -> float:
-    """Return the rms per axis, px, of residuals [n, 2] of stars that tell (bool [n]); NaN with fewer than 10.
+def told_rms(residual: np.ndarray, telling: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """Return (rms, what of it is not noise) per axis, px, of residuals [n, 2] of stars that tell (bool [n]).
 
     Those beyond three times the spread are left out, once: the spread is the median distance / 1.1774, what a
-    two-dimensional normal has.
+    two-dimensional normal has. ``expected`` [n] is the noise per axis. The second is a standard error low, so
+    that noise alone makes none of few stars. (NaN, 0) with fewer than 10.
     """
     distance = np.hypot(*residual[telling].T)
     if len(distance) < 10:
-        return np.nan
-    kept = distance[distance <= 3 * np.median(distance) / 1.1774]
-    return float(np.sqrt(0.5 * (kept**2).mean()))
+        return np.nan, 0.0
+    inside = distance <= 3 * np.median(distance) / 1.1774
+    square = 0.5 * float((distance[inside] ** 2).mean())
+    noise = float((expected[telling][inside] ** 2).mean())
+    return float(np.sqrt(square)), float(np.sqrt(max(square * (1 - inside.sum() ** -0.5) - noise, 0.0)))
 
 
 def verdicts(

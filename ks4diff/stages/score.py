@@ -76,7 +76,7 @@ def score_by_model(
     forest = model.forest
     rb = np.full(len(table), np.nan)
     raw = predicted(*forest.walk(), samples[known])
-    rb[known] = forest.probability(raw, vector[known, FEATURE_NAMES.index(PEAK)])
+    rb[known] = forest.probability(raw, table["scorr"][known])
     table["rb"] = rb
     table["rb_flags"] = _rb_flags(table, samples, known, scene, model, config)
     reasons: list[tuple[str, ...]] = [()] * len(table)

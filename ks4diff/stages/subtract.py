@@ -65,6 +65,7 @@ def subtract(
         noise=typical,
         noise_map=noise,
         slopes=_cells([one.slopes for one in kept], len(down), shape),
+        scale=match.scale,
     )
 
 

@@ -12,7 +12,7 @@ import sklearn
 from ks4diff import __version__
 from ks4diff.products.features import VECTOR_NAME, definitions_hash
 from ks4diff.products.model import Forest
-from ks4diff.training.fit import feature_names, peaks_of, raw_scores, samples_of
+from ks4diff.training.fit import FitConfig, feature_names, raw_scores, row_weights, samples_of
 from ks4diff.training.measures import false_share_threshold, sets_of
 from ks4diff.training.table import Table
 
@@ -36,6 +36,7 @@ def card_of(
     names = feature_names()
     order = np.argsort(-model.feature_importances_, kind="stable")
     rows = table.rows
+    used = row_weights(table, FitConfig(**config["fit"]), config["seed"]) > 0
     tags, counts = np.unique(rows["tag"][table.unflagged], return_counts=True)
     return {
         "name": config["name"],
@@ -52,6 +53,8 @@ def card_of(
             "made_of": "simulated KMTNet fields only (ks4diff.stages.sim); no real pixel",
             "fields": dict(split),
             "rows": len(rows),
+            "fitted": int(used.sum()),
+            "fitted_real": int(rows["real"][used].sum()),
             "real": int(rows["real"].sum()),
             "bogus": int((~rows["real"]).sum()),
             "unflagged_by_kind": dict(zip(tags.tolist(), counts.tolist(), strict=True)),
@@ -88,8 +91,10 @@ def golden_vectors(model, forest: Forest, table: Table) -> dict[str, np.ndarray]
     known = np.flatnonzero(table.known)
     order = known[np.argsort(raw[known], kind="stable")]
     chosen = order[np.linspace(0, len(order) - 1, min(N_GOLDEN, len(order))).astype(int)]
+    scorr = table.rows["scorr"][chosen]
     return {
         "samples": samples_of(table)[chosen],
         "raw": raw[chosen],
-        "rb": forest.probability(raw[chosen], peaks_of(samples_of(table)[chosen])),
+        "scorr": scorr,
+        "rb": forest.probability(raw[chosen], scorr),
     }

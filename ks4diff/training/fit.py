@@ -9,7 +9,7 @@ from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifie
 from sklearn.isotonic import IsotonicRegression
 
 from ks4diff.numerics.forest import predicted
-from ks4diff.products.features import FEATURE_NAMES, PEAK
+from ks4diff.products.features import FEATURE_NAMES
 from ks4diff.products.model import Forest
 from ks4diff.training.table import (
     ALERT_SCORE,
@@ -46,6 +46,18 @@ class FitConfig:
     prior: float = 0.5  # share of real ones that a score, read as a probability, assumes
     threads: int = 2
 
+    def __post_init__(self) -> None:
+        """Refuse what no forest can be grown or no score be calibrated with, before fields are drawn."""
+        least = {"trees": 1, "min_samples_leaf": 1, "folds": 2, "threads": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
+        if not (0 < self.flagged_share <= 1 and 0 <= self.flagged_weight <= 1 and 0 < self.prior < 1):
+            raise ValueError(
+                "flagged_share, flagged_weight and prior must be shares, got "
+                f"{self.flagged_share}, {self.flagged_weight}, {self.prior}"
+            )
+
 
 def feature_names() -> tuple[str, ...]:
     """Return the model's features, in order."""
@@ -73,12 +85,18 @@ def new_classifier(kind: str, config: FitConfig, seed: int):
 
 def fitted(table: Table, config: FitConfig, seed: int, kind: str = "forest"):
     """Return a classifier fitted to the rows of a table that can be trusted."""
-    weights = balanced_weights(table, config.flagged_weight) * kept_weights(table, config.flagged_share, seed)
-    use = table.known & (weights > 0)
+    weights = row_weights(table, config, seed)
+    use = weights > 0
     model = new_classifier(kind, config, seed)
     model.fit(samples_of(table)[use], table.rows["real"][use], sample_weight=weights[use])
     # threads would add the trees' answers in the order in which they come: other last bits in each run
     return model.set_params(n_jobs=1) if hasattr(model, "n_jobs") else model
+
+
+def row_weights(table: Table, config: FitConfig, seed: int) -> np.ndarray:
+    """Return float64 [n]: how much rows count in a fit, 0 for those left out."""
+    weights = balanced_weights(table, config.flagged_weight) * kept_weights(table, config.flagged_share, seed)
+    return np.where(table.known, weights, 0.0)
 
 
 def kept_weights(table: Table, share: float, seed: int) -> np.ndarray:
@@ -208,10 +226,5 @@ def walked(forest: Forest, table: Table) -> np.ndarray:
     """Return float64 [n]: the scores that candidates would get, NaN where withheld."""
     out = np.full(len(table.rows), np.nan)
     samples = samples_of(table)[table.known]
-    out[table.known] = forest.probability(predicted(*forest.walk(), samples), peaks_of(samples))
+    out[table.known] = forest.probability(predicted(*forest.walk(), samples), table.rows["scorr"][table.known])
     return out
-
-
-def peaks_of(samples: np.ndarray) -> np.ndarray:
-    """Return float32 [n] the |S_corr| of what the forest sees."""
-    return samples[:, feature_names().index(PEAK)]

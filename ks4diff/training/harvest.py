@@ -117,7 +117,8 @@ def harvest(folder: Path, config: HarvestConfig, seed: int, number: int) -> Path
     if not path.exists():
         made = harvest_field(field_config(config.skies, seed, number), config)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, site=np.array(SITES[number % len(SITES)]), **made)
+            told = {"site": SITES[number % len(SITES)], "definitions": definitions_hash()}
+            np.savez_compressed(file, **{name: np.array(text) for name, text in told.items()}, **made)
     return path
 
 

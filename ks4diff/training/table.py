@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 from ks4diff.products.candidates import REJECTING_BITS
 from ks4diff.products.errors import InputError
+from ks4diff.products.features import definitions_hash
 from ks4diff.training.harvest import CHANGES, NIGHT, ROW
 
 HELD_OUT_SITE = "SSO"
@@ -21,7 +24,7 @@ ALERT_SCORE = 5.0  # |S_corr| of candidates that a run makes by default
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of fields: ``features`` float32 [n, 60], ``rows`` of `ROW`, ``field`` int32 [n] their fields.
+    """Rows of fields: ``features`` float32 [n, 66], ``rows`` of `ROW`, ``field`` int32 [n] their fields.
 
     ``changes`` (of `CHANGES`, their "row" counted through all fields) and ``nights`` (of `NIGHT`) have
     ``change_field`` and ``night_field``; ``site`` is that of each field, by number.
@@ -159,14 +162,19 @@ def field_number(path: Path) -> int:
 def _read_field(path: Path) -> tuple[dict[str, np.ndarray], str]:
     kinds = {"features": np.dtype(np.float32), "rows": ROW, "changes": CHANGES, "nights": NIGHT}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             one = {name: archive[name] for name in kinds}
-            site = str(archive["site"])
-    except (OSError, ValueError, KeyError) as error:
+            site, definitions = str(archive["site"]), str(archive["definitions"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: no harvested field: {error}") from None
     for name, kind in kinds.items():
         if one[name].dtype != kind:
             raise InputError(f"{path}: {name} is of another version of ks4diff; harvest it again")
+    if definitions != definitions_hash():
+        raise InputError(
+            f"{path}: holds features {definitions[:16]!r}, this software has {definitions_hash()}; "
+            "harvest it again"
+        )
     return one, site
 
 

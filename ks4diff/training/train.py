@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ks4diff.io.models import save_arrays, save_model
+from ks4diff.io.models import NAME, save_arrays, save_model
 from ks4diff.pipeline.config import build_config, read_toml
 from ks4diff.products.errors import InputError
 from ks4diff.products.model import RbModel
@@ -25,7 +25,6 @@ from ks4diff.training.fit import (
     as_arrays,
     fitted,
     lines,
-    peaks_of,
     raw_scores,
     samples_of,
     scores_across,
@@ -57,11 +56,18 @@ class TrainConfig:
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what leaves no field to train on, to test on or at the other site."""
+        """Refuse what would fail only after hours of drawing fields."""
         if self.fields < 6 or not 0 < self.test_share < 1:
             raise ValueError(
                 f"at least 6 fields and a test_share of 0 to 1, got {self.fields}, {self.test_share}"
             )
+        if self.seed < 0 or not 0 < self.false_per_chip < np.inf:
+            raise ValueError(
+                f"seed must be 0 or more, false_per_chip above 0, got {self.seed}, {self.false_per_chip}"
+            )
+        for name in (self.name, self.version):
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name[:40]!r} is no name of letters, digits, . _ and -")
 
 
 def train_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
@@ -115,12 +121,12 @@ def harvested(folder: Path, config: TrainConfig) -> list[Path]:
 def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Sequence[Path] = ()) -> RbModel:
     """Train on harvested fields and write the model, its card, golden vectors and page into ``out``.
 
-    Fields of ``extra`` files, of whatever settings, are for training only.
+    Fields of ``extra`` files, of other settings but of the same features, are for training only.
 
     Raises
     ------
     InputError
-        When fields cannot be read, or too few of them are there to be split.
+        When fields cannot be read, or too few of them are there to be split, or hold one class only.
 
     """
     table, digest = read_table(paths, extra)
@@ -130,6 +136,7 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
             f"{len(table.site)} fields do not split into training, test and {HELD_OUT_SITE}; draw more"
         )
     training, test, other = (table.of_fields(fields) for fields in split)
+    _can_train(training)
     log.info("%d fields train, %d test, %d of the other site", *(len(fields) for fields in split))
     across = scores_across(training, config.fit, config.seed)
     model = fitted(training, config.fit, config.seed)
@@ -137,7 +144,7 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
     usual = training.field < FIRST_EXTRA
     ordinary = training.of_fields([number for number in split[0] if number < FIRST_EXTRA])
     forest = as_arrays(model, training, *lines(ordinary, across[usual], config.fit.prior))
-    across = forest.probability(across, peaks_of(samples_of(training)))
+    across = forest.probability(across, training.rows["scorr"])
     both = table.of_fields([*split[1], *split[2]])
     held = {
         name: Held(part, walked(forest, part))
@@ -167,6 +174,17 @@ def train(paths: Sequence[Path], out: Path, config: TrainConfig, *, extra: Seque
     save_arrays(out / GOLDEN, golden_vectors(model, forest, both))
     write_page(out, made, held)
     return made
+
+
+def _can_train(training: Table) -> None:
+    """Refuse a table without two fields of its own, for `scores_across`, and both classes."""
+    own = [number for number in training.site if number < FIRST_EXTRA]
+    real = training.rows["real"][training.known]
+    if len(own) < 2 or real.all() or not real.any():
+        raise InputError(
+            f"{len(own)} fields with {int(real.sum())} real and {int((~real).sum())} bogus candidates are too "
+            "few to train on; draw more"
+        )
 
 
 def _metrics(held: dict[str, Held], threshold: float, config: TrainConfig) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def test_it_answers_as_scikit_learn_did():
         raw = predicted(*model.forest.walk(), golden["samples"])
         assert len(raw) == 256
         assert np.abs(raw - golden["raw"]).max() < 1e-12
-        rb = model.forest.probability(raw, golden["samples"][:, model.features.index("s_peak")])
+        rb = model.forest.probability(raw, golden["scorr"])
         assert np.abs(rb - golden["rb"]).max() < 1e-12
         assert np.ptp(raw) > 0.9
 

@@ -78,8 +78,13 @@ def test_told_rms_is_the_normal_s_and_leaves_out_what_is_far():
     residual[3000:] = 1.0
     residual[:100] = 0.7
     # 1.1 % of a two-dimensional normal lie beyond 3 sigma, and hold 6 % of its square
-    assert told_rms(residual, telling) == pytest.approx(0.04 * np.sqrt(0.94), rel=0.03)
-    assert np.isnan(told_rms(residual, telling & (np.arange(4000) < 9)))
+    rms, scatter = told_rms(residual, telling, np.full(4000, 0.02))
+    assert rms == pytest.approx(0.04 * np.sqrt(0.94), rel=0.03)
+    assert scatter == pytest.approx(np.sqrt(rms**2 - 0.02**2), rel=0.03)
+    assert told_rms(residual, telling, np.full(4000, 0.04))[1] < 0.01
+    few = told_rms(residual, telling & (np.arange(4000) < 9), np.full(4000, 0.02))
+    assert np.isnan(few[0])
+    assert few[1] == 0
 
 
 def test_few_or_empty_pixels_leave_the_lists(crowd):

@@ -25,7 +25,7 @@ from ks4diff.stages.detect import DetectConfig, detect
 from ks4diff.stages.forced import forced_flux
 from ks4diff.stages.measure import MeasureConfig, measure
 from ks4diff.stages.package import package, row_of, select, with_history
-from ks4diff.stages.photometry import NJY_ZEROPOINT, limiting_flux, magnitude, njy_per_count
+from ks4diff.stages.photometry import NJY_ZEROPOINT, limiting_flux, magnitude, njy_per_count, star_scale
 from ks4diff.stages.quality import QualityConfig, judge, pixel_arcsec, scorr_std
 from ks4diff.stages.register import template_position
 from ks4diff.stages.score import ScoreConfig, rank, score

@@ -41,7 +41,7 @@ def test_rb_is_the_calibrated_answer(changed, scene, model):
     raw = predicted(*model.forest.walk(), samples[known])
     forest = model.forest
     evidence = np.interp(raw, forest.calibration_x, forest.calibration_y)
-    peak = samples[known, model.features.index("s_peak")].astype(float)
+    peak = np.abs(candidates.table["scorr"][known]).astype(float)
     odds = np.log(forest.prior_y / (1 - forest.prior_y))
     prior_odds = np.exp(np.interp(np.log(peak), np.log(forest.prior_x), odds))
     odds = evidence / (1 - evidence) * prior_odds

@@ -25,6 +25,7 @@ from ks4diff.training.fit import (
     prior_weights,
     samples_of,
     scores_across,
+    walked,
 )
 from ks4diff.training.harvest import set_folder
 from ks4diff.training.measures import auc
@@ -211,7 +212,7 @@ def test_golden_vectors_are_met(trained):
         raw = predicted(*model.forest.walk(), golden["samples"])
         assert len(raw) == 256
         assert np.abs(raw - golden["raw"]).max() < 1e-12
-        rb = model.forest.probability(raw, golden["samples"][:, model.features.index("s_peak")])
+        rb = model.forest.probability(raw, golden["scorr"])
         assert np.abs(rb - golden["rb"]).max() < 1e-12
         assert np.ptp(golden["rb"]) > 0.5
 
@@ -241,9 +242,67 @@ def test_too_little_is_refused_with_one_line(paths, tmp_path):
     config = TrainConfig(fields=FIELDS, fit=FIT)
     with pytest.raises(InputError, match="draw more"):
         train(paths[:2], tmp_path, config)
-    broken = tmp_path / "field00001.npz"
-    broken.write_bytes(b"PK")
-    with pytest.raises(InputError, match="no harvested field"):
-        train([broken], tmp_path, config)
     with pytest.raises(ValueError, match="at least 6 fields"):
         TrainConfig(fields=3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_damaged_field_is_refused(paths, tmp_path, share):
+    whole = paths[1].read_bytes()
+    broken = tmp_path / "field00001.npz"
+    broken.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=r"field00001\.npz: no harvested field"):
+        read_table([broken])
+
+
+def test_a_field_of_other_features_is_refused(paths, tmp_path):
+    with np.load(paths[1], allow_pickle=False) as archive:
+        arrays = dict(archive)
+    other = tmp_path / "field00001.npz"
+    np.savez(other, **arrays | {"definitions": np.array("0123456789abcdef")})
+    with pytest.raises(InputError, match="holds features '0123456789abcdef'"):
+        read_table([paths[0]], [other])
+
+
+def test_one_class_or_one_field_is_too_little(paths, tmp_path):
+    config = TrainConfig(fields=6, test_share=0.75, fit=FIT)
+    with pytest.raises(InputError, match="1 fields with .* are too few"):
+        train(paths[:6], tmp_path / "m", config)
+    for path in paths[:8]:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        arrays["rows"]["real"] = True
+        np.savez(tmp_path / path.name, **arrays)
+    one_class = sorted(tmp_path.glob("field*.npz"))
+    with pytest.raises(InputError, match="and 0 bogus candidates"):
+        train(one_class, tmp_path / "m", replace(config, fields=8, test_share=0.3))
+
+
+def test_a_folder_without_fields_is_named(paths, tmp_path):
+    words = ["train", str(tmp_path / "harvest"), "--out", str(tmp_path / "m"), "--also", str(tmp_path / "typo")]
+    done = CliRunner().invoke(app, [*words, "--no-draw"])
+    assert "typo: holds no harvested field" in str(done.exception or done.output)
+
+
+@pytest.mark.parametrize(
+    ("made", "settings"),
+    [
+        *((FitConfig, {name: 0}) for name in ("trees", "min_samples_leaf", "threads", "flagged_share")),
+        (FitConfig, {"folds": 1}),
+        *((FitConfig, {"prior": value}) for value in (0.0, 1.0, float("nan"))),
+        *((TrainConfig, {"false_per_chip": value}) for value in (-1.0, 0.0, float("nan"), float("inf"))),
+        (TrainConfig, {"seed": -1}),
+        (TrainConfig, {"name": "a b"}),
+    ],
+)
+def test_settings_that_no_model_can_have_are_refused_at_once(made, settings):
+    with pytest.raises(ValueError, match=r"must be|is no name"):
+        made(**settings)
+
+
+def test_scores_take_the_share_of_sources_at_the_top_between_pixels(table):
+    model = fitted(table, FIT, 1)
+    forest = as_arrays(model, table, (np.array([0.0, 1.0]), np.array([0.01, 0.99])), PRIOR)
+    raw = predicted(*forest.walk(), samples_of(table)[table.known])
+    told = forest.probability(raw, np.abs(table.rows["scorr"][table.known].astype(float)))
+    assert walked(forest, table)[table.known] == pytest.approx(told, abs=1e-12)
