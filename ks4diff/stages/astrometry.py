@@ -111,7 +111,10 @@ def first_wcs(
 
 def _is_raw_header(wcs: WCS) -> bool:
     """Return whether this is the plain TAN of a raw header or of one rewritten before any solution."""
-    plain = wcs.sip is None and all(str(kind).endswith("TAN") for kind in wcs.wcs.ctype)
+    # a TPV solution's own ctype says TAN once wcslib has set it up; written out again it has its name
+    plain = wcs.sip is None and all(
+        str(wcs.to_header(relax=True).get(name, "")).endswith("TAN") for name in ("CTYPE1", "CTYPE2")
+    )
     scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))))
     # 1.2 %: the survey's own intermediate files say 0.00011
     return plain and abs(scale / HEADER_SCALE_DEG - 1) < 0.0122
