@@ -13,6 +13,7 @@ from benchmarks.bench_register import made, unrelated
 from benchmarks.register_pairs import FIELD, Case, make, score, solution_of
 from ks4diff.io.fits_wcs import celestial_wcs
 from ks4diff.io.tile_tables import read_distortions
+from ks4diff.products.cells import Cells
 from ks4diff.products.errors import SkipChip
 from ks4diff.stages.astrometry import chip_wcs, first_wcs, nominal_wcs
 from ks4diff.stages.register import RegisterConfig, register, template_position
@@ -97,16 +98,30 @@ def test_a_local_shift_is_followed_where_many_stars_agree():
     assert abs(shift[0, 1]) < 0.01
 
 
-def test_the_chips_wcs_is_the_registration_to_its_corners():
-    pair = make(Case(seed=8, chip="M", site="SSO", size=0, density=3000))
-    shape = pair.science.image.shape
-    found = register(pair.science, pair.template, RegisterConfig())
-    wcs = chip_wcs(shape, found, pair.wcs[1])
+def missed_by_wcs(pair, found, per_axis):
+    """Return by how much a chip's WCS misses its registration at most, template pixels."""
+    wcs = chip_wcs(pair.science.image.shape, found, pair.wcs[1])
     assert list(wcs.wcs.ctype) == ["RA---TAN-SIP", "DEC--TAN-SIP"]
-    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(0, 9215, 12), np.linspace(0, 9231, 12)))
+    x, y = (
+        axis.ravel() for axis in np.meshgrid(np.linspace(0, 9215, per_axis), np.linspace(0, 9231, per_axis))
+    )
     landed = template_position(found, x, y)
     through = pair.wcs[1].all_world2pix(*wcs.all_pix2world(x, y, 0), 0)
-    assert np.hypot(*(np.stack(through) - landed)).max() < 0.005
+    return np.hypot(*(np.stack(through) - landed)).max()
+
+
+def test_the_chips_wcs_is_the_registration_to_its_corners():
+    pair = make(Case(seed=8, chip="M", site="SSO", size=0, density=3000))
+    found = register(pair.science, pair.template, RegisterConfig())
+    assert found.correction is None
+    assert missed_by_wcs(pair, found, 12) < 0.005
+    # a local correction is finer than the WCS can be
+    one, opposite = np.zeros((2, 9, 9)), np.zeros((2, 9, 9))
+    one[0, 4, 4] = 0.05
+    opposite[0, 4, 4:6] = 0.05, -0.05
+    for values, limit in ((one, 0.045), (opposite, 0.105)):
+        correction = Cells(values=values, shape=pair.science.image.shape)
+        assert missed_by_wcs(pair, replace(found, correction=correction), 70) < limit
 
 
 class TestFirstWcs:
