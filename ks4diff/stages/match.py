@@ -53,8 +53,8 @@ def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) 
     Raises
     ------
     SkipChip
-        When the images have too few pixels in common, or the template explains none of the science image's
-        light.
+        When the images have too few pixels in common, or too few stars or too little sky while they are too
+        large for all pixels together, or the template explains none of the science image's light.
 
     """
     _enough(chip, template, config.min_pixels)

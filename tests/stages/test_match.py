@@ -12,7 +12,7 @@ from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import PixelFlag
 from ks4diff.stages.match import MatchConfig, match
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
-from ks4diff.stages.pixel_match import pixel_match
+from ks4diff.stages.pixel_match import MOST_PIXELS, PixelMatchConfig, pixel_match
 from ks4diff.stages.scale_field import scale_field
 from ks4diff.stages.star_photometry import star_ratios
 from tests import skies
@@ -109,6 +109,16 @@ class TestStarsAndPixels:
         assert found.amplifiers == ()
         assert found.flux_scale == pytest.approx(made.flux_scale, rel=0.015)
         assert found.background.values.shape == SHAPE
+
+    def test_a_whole_chip_is_not_matched_by_its_pixels(self, pair):
+        """It would take 11.6 GB; a strip of zeros has as many pixels and takes none."""
+        _, science, template = pair
+        for shape in ((9232, 9216), (1, MOST_PIXELS + 1)):
+            empty = np.broadcast_to(np.float32(0), shape)
+            large = replace(science, image=replace(science.image, data=empty))
+            with pytest.raises(SkipChip, match="too few stars or too little sky in common") as refusal:
+                pixel_match(large, template, PixelMatchConfig())
+            assert refusal.value.numbers["pixels"] == shape[0] * shape[1]
 
     def test_inputs_are_left_alone(self, pair):
         _, science, template = pair
