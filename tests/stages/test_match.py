@@ -10,7 +10,9 @@ import pytest
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import PixelFlag
+from ks4diff.stages import match as match_stage
 from ks4diff.stages.match import MatchConfig, match
+from ks4diff.stages.noise import NoiseConfig
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
 from ks4diff.stages.pixel_match import MOST_PIXELS, PixelMatchConfig, pixel_match
 from ks4diff.stages.scale_field import scale_field
@@ -71,6 +73,25 @@ def test_a_template_of_something_else_is_refused(lone):
     negative = replace(template.image, data=-template.image.data)
     with pytest.raises(SkipChip, match="explains none"):
         match(science, replace(template, image=negative), MatchConfig())
+
+
+def test_noise_is_measured_where_the_template_is(lone, monkeypatch):
+    """In squares 23 px apart, and a template that shows nothing but what is between them."""
+    _, science, template = lone
+    monkeypatch.setattr(match_stage, "SAMPLE_PIX", 70)
+    found = match(science, template, MatchConfig())
+    flags = np.full(SHAPE, int(PixelFlag.TEMPLATE_NO_DATA), dtype=np.uint16)
+    for x in (70, 163, 256):
+        flags[:, x : x + 23] = template.image.flags[:, x : x + 23]
+    bands = replace(template, image=replace(template.image, flags=flags))
+    there = match_stage._with_noise(science, bands, found, NoiseConfig())
+    assert there.science_noise.sigma == pytest.approx(found.science_noise.sigma, rel=0.03)
+    assert there.template_noise.sigma == pytest.approx(found.template_noise.sigma, rel=0.03)
+    assert there.science_noise.sigma < science.noise.sigma
+    flags[:] = int(PixelFlag.TEMPLATE_NO_DATA)
+    nowhere = match_stage._with_noise(science, bands, found, NoiseConfig())
+    assert nowhere.science_noise == science.noise
+    assert nowhere.template_noise.sigma == pytest.approx(template.noise.sigma)
 
 
 @pytest.fixture(scope="module")
