@@ -29,7 +29,7 @@ from ks4diff.stages.sim.geometry import (
 )
 
 TILE_ARCSEC = 0.4
-MARGIN_PIX = 320  # of a template around the chip's claimed place, as `ks4diff run` reads it
+MARGIN_PIX = 320  # of a template around the chip's claimed place: less than `ks4diff run` reads
 SLOPE = 0.3  # of log10 counts of stars per magnitude
 DEEPER_MAG = 1.0  # of the template
 LIMIT_SNR = 5.0

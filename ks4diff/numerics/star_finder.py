@@ -10,7 +10,7 @@ from ks4diff.numerics.smooth import gaussian_smooth, gaussian_weights
 _WIDER = 1.6  # of the second Gaussian: their difference is close to the Laplacian of the first
 _STRAY = 0.25  # widths: in a crowd the window wanders to neighbours, the filtered peak stays
 _CHUNK = 64  # pixels of a row that are looked at together: in most none stands out
-MEASURES = ("x", "y", "flux", "fwhm", "ratio", "peak", "contrast")
+MEASURES = ("x", "y", "flux", "fwhm", "ratio", "angle", "peak", "contrast")
 
 
 @jit
@@ -218,17 +218,19 @@ def _measure(image, spots, width, stray, near, out):
         out[2, k] = s * np.sqrt((1 + first) * (1 + second))
         out[3, k] = 2.3548 * np.sqrt(0.5 * (major2 + minor2))
         out[4, k] = np.sqrt(minor2 / major2)
-        out[5, k], out[6, k] = _peak(image, int(np.rint(spot[0])), int(np.rint(spot[1])), near)
+        out[5, k] = 0.5 * np.arctan2(2 * xy, xx - yy)
+        out[6, k], out[7, k] = _peak(image, int(np.rint(spot[0])), int(np.rint(spot[1])), near)
 
 
 def measure_spots(image: np.ndarray, spots: np.ndarray, width_pix: float) -> dict[str, np.ndarray]:
     """Return what a Gaussian window of ``width_pix`` (standard deviation) sees at each spot [n, 2] (y, x).
 
     ``x``, ``y``: the centroid, iterated to 1e-4 px (as SExtractor's XWIN, YWIN), or the spot itself where a
-    neighbour draws the window farther than a quarter of its width. ``flux``, ``fwhm`` and ``ratio`` (minor
-    over major axis) of the Gaussian with the same windowed moments (1 / s² = 1 / m² - 1 / w²). ``peak`` is
-    the highest pixel within 2 px, ``contrast`` that over the image smoothed by a Gaussian of FWHM 2.5 px
-    there. All float64 [n]. ``image`` float32 [y, x], background subtracted.
+    neighbour draws the window farther than a quarter of its width. ``flux``, ``fwhm``, ``ratio`` (minor over
+    major axis) and ``angle`` (of the major axis, radians from x towards y) of the Gaussian with the same
+    windowed moments (1 / s² = 1 / m² - 1 / w²). ``peak`` is the highest pixel within 2 px, ``contrast`` that
+    over the image smoothed by a Gaussian of FWHM 2.5 px there. All float64 [n]. ``image`` float32 [y, x],
+    background subtracted.
     """
     out = np.zeros((len(MEASURES), len(spots)))
     near = gaussian_weights(2.5 / 2.3548).astype(np.float64)

@@ -45,7 +45,9 @@ from ks4diff.stages.signature import Signature, find_signature
 
 log = logging.getLogger(__name__)
 
-POINTING_ERROR_PIX = 320  # 2 arcminutes at 0.4 arcsec: what a raw header's position may be wrong by
+# what a raw header's position may be wrong by, at 0.4 arcsec: 2 arcminutes are 300 px, and a chip turned by 1
+# degree about its middle reaches 79 px farther at its corners
+POINTING_ERROR_PIX = 400
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from ks4diff.stages.differential_background import (
     DifferentialBackground,
     differential_background,
 )
-from ks4diff.stages.noise import NoiseConfig, unshared_noise
+from ks4diff.stages.noise import FEWEST_QUIET, NoiseConfig, unshared_noise
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
 from ks4diff.stages.pixel_match import PixelMatchConfig, pixel_match
 from ks4diff.stages.scale_field import ScaleConfig, ScaleField, scale_field
@@ -53,8 +53,8 @@ def match(chip: CalibratedChip, template: AlignedTemplate, config: MatchConfig) 
     Raises
     ------
     SkipChip
-        When the images have too few pixels in common, or the template explains none of the science image's
-        light.
+        When the images have too few pixels in common, or too few stars or too little sky while they are too
+        large for all pixels together, or the template explains none of the science image's light.
 
     """
     _enough(chip, template, config.min_pixels)
@@ -179,14 +179,13 @@ def _by_pixels(chip: CalibratedChip, template: AlignedTemplate, config: MatchCon
 
 def _with_noise(chip: CalibratedChip, template: AlignedTemplate, match: Match, config: NoiseConfig) -> Match:
     """Return the match with both noise models, less what the images share, measured on samples."""
-    sky, first, second = [], [], []
-    for rows, columns in _samples(chip.image.shape):
-        quiet = (template.image.flags[rows, columns] == 0) & (chip.image.flags[rows, columns] == 0)
-        if chip.sky is not None:
-            quiet &= chip.sky[rows, columns]
-        sky.append(quiet)
-        first.append(science_on_scale(chip, match, rows, columns))
-        second.append(template_on_scale(template, match, rows, columns))
+    squares = _samples(chip.image.shape)
+    sky = [_quiet(chip, template, *square) for square in squares]
+    if len(squares) > 1 and np.count_nonzero(sky) < FEWEST_QUIET:
+        squares = _fullest(chip, template)
+        sky = [_quiet(chip, template, *square) for square in squares]
+    first = [science_on_scale(chip, match, *square) for square in squares]
+    second = [template_on_scale(template, match, *square) for square in squares]
     scale = match.flux_scale
     models = (chip.noise, replace(template.noise, sigma=scale * template.noise.sigma))
     science_noise, template_noise = unshared_noise(
@@ -197,6 +196,23 @@ def _with_noise(chip: CalibratedChip, template: AlignedTemplate, match: Match, c
         science_noise=science_noise,
         template_noise=replace(template_noise, sigma=template_noise.sigma / scale),
     )
+
+
+def _quiet(chip: CalibratedChip, template: AlignedTemplate, rows: slice, columns: slice) -> np.ndarray:
+    """Return which pixels of a rectangle are good in both images and free of sources."""
+    quiet = (template.image.flags[rows, columns] == 0) & (chip.image.flags[rows, columns] == 0)
+    return quiet if chip.sky is None else quiet & chip.sky[rows, columns]
+
+
+def _fullest(chip: CalibratedChip, template: AlignedTemplate) -> list[tuple[slice, slice]]:
+    """Return as many squares as `_samples`, those with the most quiet pixels: a template may cover little."""
+    down, along = (
+        [slice(low, low + SAMPLE_PIX) for low in range(0, n - SAMPLE_PIX + 1, SAMPLE_PIX)]
+        for n in chip.image.shape
+    )
+    squares = [(rows, columns) for rows in down for columns in along]
+    quiet = [np.count_nonzero(_quiet(chip, template, *square)) for square in squares]
+    return [squares[k] for k in np.argsort(quiet)[-(SAMPLES**2) :]]
 
 
 def _samples(shape: tuple[int, int]) -> list[tuple[slice, slice]]:

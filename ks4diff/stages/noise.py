@@ -28,6 +28,7 @@ STOPPED = 1e-3  # of the squared transfer: less of it is no light
 LOWEST_FREQUENCY = 0.08  # cycles per pixel: below, the background's own errors rule
 RINGS = (0.08, 0.16, 0.24, 0.32, 0.4, 0.48)  # cycles per pixel, between rings: 4 lags tell no finer
 THREADS = 2
+FEWEST_QUIET = 10_000  # pixels: they tell a covariance to 1 % of the variance, the power of 81 lags to 9 %
 
 Box = tuple[slice, slice]
 
@@ -88,9 +89,10 @@ def unshared_noise(
     the models hold, nothing is taken at all.
 
     ``images`` [k, y, x], k squares of each, are background-subtracted on one flux scale, ``sky`` (bool, as
-    they) marks the pixels free of sources in both.
+    they) marks the pixels free of sources in both; fewer than `FEWEST_QUIET` of them tell nothing, and the
+    models are returned as they are.
     """
-    if any(model.method != "sky" for model in models):
+    if any(model.method != "sky" for model in models) or np.count_nonzero(sky) < FEWEST_QUIET:
         return models
     far = config.max_lag_pix
     with ThreadPoolExecutor(THREADS) as pool:

@@ -13,6 +13,8 @@ from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.stages.variance import pixel_variance
 
+MOST_PIXELS = 2**24  # at 137 bytes each 2.3 GB; a whole KMTNet chip would take 11.6 GB
+
 
 @dataclass(frozen=True, kw_only=True)
 class PixelMatchConfig:
@@ -49,9 +51,15 @@ def pixel_match(chip: CalibratedChip, template: AlignedTemplate, config: PixelMa
     Raises
     ------
     SkipChip
-        When the template explains none of the science image's light.
+        When the image has more than `MOST_PIXELS`, or the template explains none of its light.
 
     """
+    if chip.image.data.size > MOST_PIXELS:
+        raise SkipChip(
+            "too few stars or too little sky in common to match so large an image",
+            pixels=float(chip.image.data.size),
+            limit=float(MOST_PIXELS),
+        )
     good = chip.image.good & template.image.good
     width = max(chip.psf.fwhm_pix, template.psf.fwhm_pix)
     usable = _away_from(~good, int(np.ceil(2 * width)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from astropy.coordinates import Angle, SkyCoord
 from astropy.wcs import WCS
 
 from ks4diff.numerics.phase_waves import HARMONICS, Frames, PhaseMaps, columns, region_of
@@ -141,8 +142,9 @@ def _chip_pixels(science: WCS, stack: WCS, shape: tuple[int, int], move: tuple[f
     sides = [np.linspace(-b, n - 1 + b, GRID) for n, b in zip(shape[::-1], beyond, strict=True)]
     x, y = (a.ravel() for a in np.meshgrid(*sides))
     dither = science.deepcopy()
-    ra, dec = dither.wcs.crval
-    dither.wcs.crval = ra + move[0] / np.cos(np.radians(dec)), dec + move[1]
+    # on the sky and not in its coordinates: there is a field at Dec -90
+    at = SkyCoord(*dither.wcs.crval, unit="deg").spherical_offsets_by(*Angle(list(move), "deg"))
+    dither.wcs.crval = at.ra.deg, at.dec.deg
     there = np.stack(stack.all_world2pix(*dither.all_pix2world(x, y, 0), 0, quiet=True))
     middle, half = there.mean(axis=1, keepdims=True), np.ptp(there, axis=1).max() / 2
     found = np.linalg.lstsq(terms(*((there - middle) / half), ORDER), np.stack([x, y], axis=1), rcond=None)[0]

@@ -16,6 +16,8 @@ from ks4diff.products.image import PixelFlag
 from ks4diff.stages.sky import over_strips
 
 TRAILED_PIX = 64.0  # side of the squares that tell whether a frame is trailed
+# of streaks' directions: trailed frames have 0.997 and more, stars that are rings 0.07 at most, one-sided 0.2
+TRAILED_AGREEMENT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ def find_stars(chip: ReducedChip, config: StarsConfig) -> StarList:
     Raises
     ------
     SkipChip
-        When most bright sources are streaks, or there are fewer than ``min_stars``.
+        When most bright sources are streaks, by trailing or as pieces of rings that stars out of focus are,
+        or there are fewer than ``min_stars``.
 
     """
     first = _detections(chip, config.first_width_pix, config, _sample(chip.image.shape))
@@ -122,7 +125,7 @@ def _detections(
     # sharper than any star are cosmic rays and hot pixels: seventy a million pixels, brighter than most
     # stars, they would pass for the stars of very good seeing
     real = (found["contrast"] < config.hit_contrast) & (found["flux"] > 0)
-    _refuse_trailed(found, real, image.sky_variance, config)
+    _refuse_streaks(found, real, image.sky_variance, config)
     real &= found["ratio"] > config.least_ratio
     order = np.flatnonzero(real)[np.argsort(-found["flux"][real], kind="stable")]
     found = {name: values[order] for name, values in found.items()}
@@ -130,11 +133,12 @@ def _detections(
     return {name: values[kept] for name, values in found.items()}
 
 
-def _refuse_trailed(found: Table, real: np.ndarray, variance: Cells, config: StarsConfig) -> None:
-    """Raise SkipChip where the bright sources are streaks: the telescope did not follow the sky.
+def _refuse_streaks(found: Table, real: np.ndarray, variance: Cells, config: StarsConfig) -> None:
+    """Raise SkipChip where the bright sources are streaks.
 
-    Each square of the image speaks once, by the median of its sources: a satellite's trail makes hundreds of
-    peaks, more than a field has stars, but it crosses few squares.
+    Of one direction where the telescope did not follow the sky, of all directions where they are pieces of
+    rings. Each square of the image speaks once, by the median and the mean of its sources: a satellite's
+    trail makes hundreds of peaks, more than a field has stars, but it crosses few squares.
     """
     bright = real & (found["ratio"] > config.column_ratio) & (found["contrast"] < config.trailed_contrast)
     bright &= found["peak"] > config.clean_peak_sigma * np.sqrt(variance.at(found["x"], found["y"]))
@@ -144,7 +148,17 @@ def _refuse_trailed(found: Table, real: np.ndarray, variance: Cells, config: Sta
         square = j * squares.values.shape[1] + i
         ratio = float(np.median(ndimage.median(found["ratio"][bright], square, np.unique(square))))
         if ratio < config.trailed_ratio:
-            raise SkipChip("trailed", axis_ratio=ratio, limit=config.trailed_ratio)
+            long = found["ratio"][bright] < config.trailed_ratio
+            agreement = _agreement(found["angle"][bright][long], square[long])
+            reason = "trailed" if agreement > TRAILED_AGREEMENT else "out of focus"
+            raise SkipChip(reason, axis_ratio=ratio, limit=config.trailed_ratio, agreement=agreement)
+
+
+def _agreement(angle: np.ndarray, square: np.ndarray) -> float:
+    """Return how much axes at angles [n] agree, 0 to 1, the mean of each square counted once."""
+    # doubled: an axis has no head
+    parts = [ndimage.mean(f(2 * angle), square, np.unique(square)) for f in (np.cos, np.sin)]
+    return float(np.hypot(*np.mean(parts, axis=1)))
 
 
 def _one_per_core(found: Table, flags: np.ndarray, radius: float) -> np.ndarray:

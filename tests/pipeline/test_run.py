@@ -15,6 +15,9 @@ from ks4diff.io.fits_tables import read_candidates
 from ks4diff.io.packets import read_container, without_times
 from ks4diff.pipeline import run as pipeline_run
 from ks4diff.products.candidates import FLAG_BIT
+from ks4diff.stages.astrometry import PIXEL_ARCSEC
+from ks4diff.stages.footprint import chip_footprint, enclosing_box
+from ks4diff.stages.sim.geometry import FULL_SIZE, shifted, tangent_plane
 
 NJY_ZEROPOINT = 31.4
 SIZE = "896x960"
@@ -58,6 +61,28 @@ def truth_of(sky, chip):
     table = fits.getdata(path, "SOURCES")
     inside = (table["x"] > 20) & (table["x"] < 876) & (table["y"] > 20) & (table["y"] < 940)
     return table[inside & np.isfinite(table["expected_scorr"])]
+
+
+@pytest.mark.parametrize("towards_deg", range(0, 360, 45))
+@pytest.mark.parametrize("turn_deg", [-1.0, 1.0])
+def test_a_chip_whose_header_is_wrong_lies_on_the_template_that_is_read(towards_deg, turn_deg):
+    place, (columns, rows) = (115.3, -38.2), FULL_SIZE
+    tile = tangent_plane(place, 0.4 / 3600)
+    way = np.radians(towards_deg)
+    true = tangent_plane(shifted(place, np.cos(way) / 30, np.sin(way) / 30), PIXEL_ARCSEC / 3600)
+    turn = np.radians(turn_deg)
+    true.wcs.cd = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]] @ true.wcs.cd
+    claimed = tangent_plane(place, PIXEL_ARCSEC / 3600)
+    for wcs in (true, claimed):
+        wcs.wcs.crpix = (columns + 1) / 2, (rows + 1) / 2
+    needed, read = (
+        enclosing_box(tile, chip_footprint(wcs, (rows, columns)), margin)
+        for wcs, margin in ((true, 0), (claimed, pipeline_run.POINTING_ERROR_PIX))
+    )
+    assert read.x0 <= needed.x0
+    assert read.y0 <= needed.y0
+    assert read.x1 >= needed.x1
+    assert read.y1 >= needed.y1
 
 
 class TestARun:

@@ -10,9 +10,11 @@ import pytest
 from ks4diff.pipeline.config import PipelineConfig
 from ks4diff.products.errors import SkipChip
 from ks4diff.products.image import PixelFlag
+from ks4diff.stages import match as match_stage
 from ks4diff.stages.match import MatchConfig, match
+from ks4diff.stages.noise import NoiseConfig
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
-from ks4diff.stages.pixel_match import pixel_match
+from ks4diff.stages.pixel_match import MOST_PIXELS, PixelMatchConfig, pixel_match
 from ks4diff.stages.scale_field import scale_field
 from ks4diff.stages.star_photometry import star_ratios
 from tests import skies
@@ -73,6 +75,25 @@ def test_a_template_of_something_else_is_refused(lone):
         match(science, replace(template, image=negative), MatchConfig())
 
 
+def test_noise_is_measured_where_the_template_is(lone, monkeypatch):
+    """In squares 23 px apart, and a template that shows nothing but what is between them."""
+    _, science, template = lone
+    monkeypatch.setattr(match_stage, "SAMPLE_PIX", 70)
+    found = match(science, template, MatchConfig())
+    flags = np.full(SHAPE, int(PixelFlag.TEMPLATE_NO_DATA), dtype=np.uint16)
+    for x in (70, 163, 256):
+        flags[:, x : x + 23] = template.image.flags[:, x : x + 23]
+    bands = replace(template, image=replace(template.image, flags=flags))
+    there = match_stage._with_noise(science, bands, found, NoiseConfig())
+    assert there.science_noise.sigma == pytest.approx(found.science_noise.sigma, rel=0.03)
+    assert there.template_noise.sigma == pytest.approx(found.template_noise.sigma, rel=0.03)
+    assert there.science_noise.sigma < science.noise.sigma
+    flags[:] = int(PixelFlag.TEMPLATE_NO_DATA)
+    nowhere = match_stage._with_noise(science, bands, found, NoiseConfig())
+    assert nowhere.science_noise == science.noise
+    assert nowhere.template_noise.sigma == pytest.approx(template.noise.sigma)
+
+
 @pytest.fixture(scope="module")
 def pair():
     made = lone_scene(66).make(66)
@@ -109,6 +130,16 @@ class TestStarsAndPixels:
         assert found.amplifiers == ()
         assert found.flux_scale == pytest.approx(made.flux_scale, rel=0.015)
         assert found.background.values.shape == SHAPE
+
+    def test_a_whole_chip_is_not_matched_by_its_pixels(self, pair):
+        """It would take 11.6 GB; a strip of zeros has as many pixels and takes none."""
+        _, science, template = pair
+        for shape in ((9232, 9216), (1, MOST_PIXELS + 1)):
+            empty = np.broadcast_to(np.float32(0), shape)
+            large = replace(science, image=replace(science.image, data=empty))
+            with pytest.raises(SkipChip, match="too few stars or too little sky in common") as refusal:
+                pixel_match(large, template, PixelMatchConfig())
+            assert refusal.value.numbers["pixels"] == shape[0] * shape[1]
 
     def test_inputs_are_left_alone(self, pair):
         _, science, template = pair

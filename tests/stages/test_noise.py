@@ -138,6 +138,14 @@ class TestUnshared:
         left = unshared_noise(in_squares(images), models, (self.psfs[1],) * 2, self.sky[None], NoiseConfig())
         assert seen(left) == pytest.approx(1, abs=0.04)
 
+    @pytest.mark.parametrize("rows", [0, 28])
+    def test_too_few_pixels_change_nothing(self, rows):
+        images = tuple(self.white(9 + k, 10.0) for k in (0, 1))
+        models = tuple(self.model(image) for image in images)
+        sky = np.zeros(SHAPE, dtype=bool)
+        sky[:rows] = True
+        assert unshared_noise(in_squares(images), models, self.psfs, sky[None], NoiseConfig()) == models
+
     def test_nothing_is_taken_in_a_crowded_field(self):
         images = (self.white(8, 10.0),) * 2
         model = NoiseModel(sigma=10.0, correlation=np.pad([[1.0]], 1), method="high frequencies")

@@ -22,7 +22,14 @@ from ks4diff.stages.psf_field import _regressed
 from ks4diff.stages.psf_model import PsfConfig, model_psf
 from ks4diff.stages.psf_stars import Sample
 from ks4diff.stages.psf_wave_fit import find_waves
-from ks4diff.stages.psf_waves import dither_phases, likely_borders, patterns, waves_at, without_waves
+from ks4diff.stages.psf_waves import (
+    _chip_pixels,
+    dither_phases,
+    likely_borders,
+    patterns,
+    waves_at,
+    without_waves,
+)
 from ks4diff.stages.register import RegisterConfig, register, template_position
 from ks4diff.stages.sim.geometry import FULL_SIZE, Patch, Pointing, shifted, tangent_plane, true_wcs
 from ks4diff.stages.stack_frames import MOST_TURN, Dithers
@@ -304,6 +311,40 @@ def test_phases_are_those_of_a_dither_taken_there(number, east, north):
             if at_dither.min() + LIKELY_PIX < end < at_dither.max() - LIKELY_PIX:
                 nominal = ends.at[ends.upright == (k == 0)]
                 assert np.abs(nominal - np.interp(end, at_dither, line)).min() < LIKELY_PIX
+
+
+def at_sky(pair, place):
+    """Return both chips of a pair as if taken elsewhere on the sky, each about the same point of its own."""
+    chips = []
+    for chip, wcs in zip((pair.science, pair.template), pair.wcs, strict=True):
+        moved = wcs.deepcopy()
+        moved.wcs.crval = place
+        chips.append(replace(chip, raw=replace(chip.raw, wcs=moved)))
+    return chips
+
+
+def test_a_dither_of_ordinary_fields_is_that_of_its_coordinates():
+    pair = make(Case(seed=5, density=8000))
+    science, stack = (chip.raw.wcs for chip in at_sky(pair, (115.3, -30.0)))
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 2047, 9), np.linspace(0, 2047, 9)))
+    for east, north in [(4 / 60, 0), (0, -7 / 60), (-4 / 60, 7 / 60), (4 / 60, -7 / 60)]:
+        moved = science.deepcopy()
+        moved.wcs.crval = 115.3 + east / np.cos(np.radians(30.0)), -30.0 + north
+        found = _chip_pixels(science, stack, (2048, 2048), (east, north))(np.stack([x, y]))
+        off = found - _chip_pixels(moved, stack, (2048, 2048), (0.0, 0.0))(np.stack([x, y]))
+        # pointings err by 25 px, and a turn of 0.05 degrees is 1.8 px over the image
+        assert np.abs(off).max() < 1
+        assert np.ptp(off, axis=1).max() < 0.02
+
+
+@pytest.mark.parametrize("dec", [-90.0, -89.95, -89.0, 89.9])
+def test_there_are_fields_at_the_pole(dec):
+    """Nearer to it than a dither is long the camera turns from one to the next: no waves are looked for."""
+    pair = make(Case(seed=5, density=8000))
+    registration = register(pair.science, pair.template, RegisterConfig())
+    maps = dither_phases(*at_sky(pair, (115.3, dec)), registration)
+    assert (maps is None) == (abs(dec) > 89.5)
+    assert maps is None or np.isfinite(maps.phases).all()
 
 
 def test_other_cameras_have_no_phases():

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from benchmarks.bench_register import made, unrelated
-from benchmarks.register_pairs import Case, make, score
+from benchmarks.register_pairs import FIELD, Case, make, score, solution_of
+from ks4diff.io.fits_wcs import celestial_wcs
 from ks4diff.io.tile_tables import read_distortions
+from ks4diff.products.cells import Cells
 from ks4diff.products.errors import SkipChip
 from ks4diff.stages.astrometry import chip_wcs, first_wcs, nominal_wcs
 from ks4diff.stages.register import RegisterConfig, register, template_position
+from ks4diff.stages.sim.geometry import FULL_SIZE, Patch, Pointing, tpv_cards
 
 
 def test_made_chips_register_and_the_rest_is_refused_by_name():
@@ -94,16 +98,30 @@ def test_a_local_shift_is_followed_where_many_stars_agree():
     assert abs(shift[0, 1]) < 0.01
 
 
-def test_the_chips_wcs_is_the_registration_to_its_corners():
-    pair = make(Case(seed=8, chip="M", site="SSO", size=0, density=3000))
-    shape = pair.science.image.shape
-    found = register(pair.science, pair.template, RegisterConfig())
-    wcs = chip_wcs(shape, found, pair.wcs[1])
+def missed_by_wcs(pair, found, per_axis):
+    """Return by how much a chip's WCS misses its registration at most, template pixels."""
+    wcs = chip_wcs(pair.science.image.shape, found, pair.wcs[1])
     assert list(wcs.wcs.ctype) == ["RA---TAN-SIP", "DEC--TAN-SIP"]
-    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(0, 9215, 12), np.linspace(0, 9231, 12)))
+    x, y = (
+        axis.ravel() for axis in np.meshgrid(np.linspace(0, 9215, per_axis), np.linspace(0, 9231, per_axis))
+    )
     landed = template_position(found, x, y)
     through = pair.wcs[1].all_world2pix(*wcs.all_pix2world(x, y, 0), 0)
-    assert np.hypot(*(np.stack(through) - landed)).max() < 0.005
+    return np.hypot(*(np.stack(through) - landed)).max()
+
+
+def test_the_chips_wcs_is_the_registration_to_its_corners():
+    pair = make(Case(seed=8, chip="M", site="SSO", size=0, density=3000))
+    found = register(pair.science, pair.template, RegisterConfig())
+    assert found.correction is None
+    assert missed_by_wcs(pair, found, 12) < 0.005
+    # a local correction is finer than the WCS can be
+    one, opposite = np.zeros((2, 9, 9)), np.zeros((2, 9, 9))
+    one[0, 4, 4] = 0.05
+    opposite[0, 4, 4:6] = 0.05, -0.05
+    for values, limit in ((one, 0.045), (opposite, 0.105)):
+        correction = Cells(values=values, shape=pair.science.image.shape)
+        assert missed_by_wcs(pair, replace(found, correction=correction), 70) < limit
 
 
 class TestFirstWcs:
@@ -129,6 +147,22 @@ class TestFirstWcs:
         assert first_wcs(raw, read_distortions()) is pair.wcs[0]
         other = replace(make(Case(seed=9, start="none", density=500)).science.raw, exposure=None)
         assert first_wcs(other, read_distortions()) is other.wcs
+
+    @pytest.mark.parametrize("site", ["CTIO", "SSO"])
+    @pytest.mark.parametrize("chip", ["K", "M", "N", "T"])
+    def test_a_solved_header_of_any_chip_stays(self, site, chip):
+        """In TPV the scale of SSO's K and M is by chance that of raw headers."""
+        case = Case(seed=9, chip=chip, site=site, size=0, density=500)
+        at = Pointing(claimed=FIELD, true=FIELD, rotation_deg=0.0)
+        patch = Patch(chip=chip, x0=0, y0=0, columns=FULL_SIZE[0], rows=FULL_SIZE[1])
+        header = fits.Header(tpv_cards(solution_of(site, chip), at, patch))
+        wcs = celestial_wcs(header, FULL_SIZE[::-1])
+        raw = replace(make(case).science.raw, wcs=wcs)
+        assert first_wcs(raw, read_distortions()) is wcs
+
+    def test_a_raw_header_is_replaced(self):
+        raw = make(Case(seed=9, size=0, density=500, start="none")).science.raw
+        assert list(first_wcs(raw, read_distortions()).wcs.crpix) != list(raw.wcs.wcs.crpix)
 
     def test_without_wcs_the_pointing_serves(self):
         raw = replace(make(Case(seed=9, size=0, density=500)).science.raw, wcs=None)

@@ -332,6 +332,7 @@ class TestQuality:
         table = s.candidates.table[:left].copy()
         table["flags"] = FLAG_BIT["on_source"]
         scale = facts.pop("scale", [[0.9, 0.92], [0.91, 0.9]])
+        area = Cells(values=np.array(facts.pop("area", [[1.0]])), shape=(310, 350))
         error, noise = facts.pop("error", 0.004), facts.pop("noise", 5.0)
         source = facts.pop("gain_source", "given")
         match = replace(
@@ -344,7 +345,7 @@ class TestQuality:
         )
         return judge(
             replace(s.chip, psf=psfs[0], gain_source=source, raw=replace(s.chip.raw, **facts)),
-            replace(s.template, psf=psfs[1], coverage=coverage),
+            replace(s.template, psf=psfs[1], coverage=coverage, area=area),
             replace(s.registration, rms_pix=rms, n_matched=20, bad=bad_cells(bad)),
             replace(s.difference, score_corr=image),
             replace(s.candidates, table=table),
@@ -405,6 +406,15 @@ class TestQuality:
     def test_a_clear_sky_has_no_clouds(self, changed):
         clear = {"exposure": EXPOSURE, "filter": "V", "exptime": 240.0, "zeropoint": 28.9}
         assert self.verdict(changed, **clear).verdict == "pass"
+
+    def test_the_pixels_area_is_no_cloud_and_does_not_hide_one(self, changed):
+        clouds = [[0.9, 0.7], [0.91, 0.9]]
+        bent = np.array([[1.06, 0.98], [1.0, 0.94]])
+        clear = self.verdict(changed, scale=0.9 * bent, area=bent)
+        assert (clear.verdict, clear.reasons) == ("pass", ())
+        for area in (np.ones((2, 2)), bent, 5 * bent):
+            judged = self.verdict(changed, scale=clouds * area / np.median(area), area=area)
+            assert judged.reasons == ("clouds: scale range over median 0.23 above 0.1",)
 
     def test_out_of_focus_is_told_in_arcseconds(self, changed):
         wide = psf_field(skies.Seeing(fwhm=16.0).stamp(61), 16.0)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from ks4diff.numerics.star_finder import find_maxima, measure_spots, touches_flag
@@ -197,7 +198,7 @@ def test_too_few_stars_are_refused():
         find_stars(reduced(lone_stars(7, n=5), skies.SHARP, 7), StarsConfig())
 
 
-def streaked(seed, *, trailed):
+def streaked(seed, *, trailed, angle_deg=0.0):
     """Return a chip of 30 slanted tracks and 12 stars, or of 30 stars trailed over 24 px."""
     stars = lone_stars(seed, n=12)
     data = skies.expose(SHAPE, stars.x, stars.y, stars.flux, skies.SHARP, seed)
@@ -205,7 +206,7 @@ def streaked(seed, *, trailed):
     along = np.arange(-12, 12.5, 0.5)
     seeing = skies.SHARP.seeing if trailed else skies.Seeing(fwhm=1.0)
     for x, y in skies.apart(seed + 1, SHAPE, 30, stars, distance=25).T:
-        angle = 0.0 if trailed else rng.uniform(0, np.pi)
+        angle = np.radians(angle_deg) if trailed else rng.uniform(0, np.pi)
         line = x + along * np.cos(angle), y + along * np.sin(angle), 0 * along + 1e3
         data = data + skies.draw(SHAPE, *line, seeing).astype(np.float32)
     return reduce_chip(skies.raw_chip(data, skies.SHARP), BackgroundConfig())
@@ -217,6 +218,38 @@ def test_a_trailed_frame_is_refused_and_one_with_more_tracks_than_stars_is_not()
     found = find_stars(streaked(61, trailed=False), StarsConfig())
     stars = lone_stars(61, n=12)
     assert nearest(found, stars.x, stars.y)[0].max() < 0.2
+
+
+def rings(seed, outer, inner, n=80):
+    """Return a chip of n stars out of focus: rings of radii ``inner`` to ``outer`` px in seeing of 2.5 px."""
+    shape, rng = (420, 460), np.random.default_rng(seed)
+    offset = np.arange(-int(outer) - 10, int(outer) + 11)
+    light = np.zeros(shape)
+    places = zip(*(rng.uniform(30, size - 30, n) for size in shape), rng.uniform(2e5, 1e6, n), strict=True)
+    for y, x, flux in places:
+        distance = np.hypot(offset + round(x) - x, (offset + round(y) - y)[:, None])
+        ring = ((distance < outer) & (distance > inner)) * flux / (np.pi * (outer**2 - inner**2))
+        light[np.ix_(offset + round(y), offset + round(x))] += ring
+    light = ndimage.gaussian_filter(light, 2.5 / 2.3548) + skies.SHARP.sky
+    return reduce_chip(skies.raw_chip(noisy(rng, light), skies.SHARP), BackgroundConfig())
+
+
+def noisy(rng, light):
+    return (rng.poisson(light * skies.SHARP.gain) / skies.SHARP.gain).astype(np.float32)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(6, 2.5), (8, 3.5), (10, 4.5), (16, 7)])
+def test_rings_are_out_of_focus_and_not_trailed(outer, inner):
+    with pytest.raises(SkipChip, match="out of focus") as refusal:
+        find_stars(rings(67, outer, inner), StarsConfig())
+    assert refusal.value.numbers["agreement"] < 0.2
+
+
+@pytest.mark.parametrize("angle_deg", [0, 35, 90, 140])
+def test_trailing_is_named_whatever_its_direction(angle_deg):
+    with pytest.raises(SkipChip, match="trailed") as refusal:
+        find_stars(streaked(61, trailed=True, angle_deg=angle_deg), StarsConfig())
+    assert refusal.value.numbers["agreement"] > 0.9
 
 
 def test_bad_columns_are_no_trailing():
