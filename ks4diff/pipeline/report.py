@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from ks4diff.products.alert import Provenance
+from ks4diff.products.cells import CELL_PIX
 from ks4diff.products.subtracted import SubtractedChip
+from ks4diff.stages.guards import limiting_flux_map, scale_left, star_residuals, static_stars
 from ks4diff.stages.photometry import magnitude, njy_per_count
 from ks4diff.stages.quality import elongation, pixel_arcsec, scale_range, scorr_std
 
@@ -67,6 +69,11 @@ class ChipReport:
     background_range: tuple[float, float] | None = None  # of the differential background, counts
     psf_error: float | None = None  # of the peak, median
     template_psf_error: float | None = None
+    limiting_mag_cells: tuple[tuple[float, ...], ...] = ()  # 5 sigma, AB, rows of 1024 px cells from below
+    scale_left: float | None = None  # fraction of bright stars' flux that the difference holds
+    scale_left_error: float | None = None
+    star_rms: float | None = None  # of S_corr within a FWHM of bright stars
+    star_dipoles: float | None = None  # share of them with a peak and a trough beyond 5 sigma
     elongation: float | None = None  # of the PSF, major over minor axis
     template_elongation: float | None = None
 
@@ -144,10 +151,15 @@ def _fields(subtracted: SubtractedChip) -> dict[str, Any]:
     """Return what changes over the chip, as few rounded numbers."""
     registration, match = subtracted.registration, subtracted.match
     error, background = registration.error.values, match.background.values
+    stars = static_stars(subtracted.template, subtracted.difference)
+    left, around = scale_left(subtracted.difference, stars), star_residuals(subtracted.difference, stars)
     return {
-        "astrometric_rms_cells": tuple(
-            tuple(round(float(v), 4) for v in row) for row in registration.residual_rms.values
-        ),
+        "astrometric_rms_cells": _rows(registration.residual_rms.values),
+        "limiting_mag_cells": _depth(subtracted),
+        "scale_left": left.fraction,
+        "scale_left_error": left.error,
+        "star_rms": around.rms,
+        "star_dipoles": around.dipoles,
         "astrometric_error_worst": round(float(np.max(error)), 4),
         "astrometric_bad_cells": int((registration.bad.values > 0).sum()),
         "flux_scale_range": scale_range(match),
@@ -160,6 +172,18 @@ def _fields(subtracted: SubtractedChip) -> dict[str, Any]:
         "elongation": elongation(subtracted.chip.psf),
         "template_elongation": elongation(subtracted.template.psf),
     }
+
+
+def _rows(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(round(float(v), 4) for v in row) for row in values)
+
+
+def _depth(subtracted: SubtractedChip) -> tuple[tuple[float, ...], ...]:
+    """Return the 5-sigma magnitudes of point sources in cells of about 1024 px, none without a zero point."""
+    zeropoint = subtracted.chip.raw.zeropoint
+    if zeropoint is None:
+        return ()
+    return _rows(zeropoint - 2.5 * np.log10(limiting_flux_map(subtracted.difference, CELL_PIX).values))
 
 
 class Stopwatch:

@@ -60,8 +60,9 @@ class Difference:
     ``difference`` D / F_D: science counts, noise white with std 1 / F_D; ``psf`` is P_D, its PSF.
     ``score_corr`` S_corr: unit normal where nothing changed. ``flux_err`` is the error of the best PSF flux
     of a source centred on each pixel, science counts. ``flags`` are PixelFlag bits. ``flux_scale`` is science
-    counts per template count, the median of ``scale`` over the chip. ``noise_map`` is ``noise`` over the chip; ``slopes`` [3] per cell the variances
-    (xx, yy, xy) of central differences of S over that of S, which the translient statistic needs.
+    counts per template count, the median of ``scale`` over the chip. ``noise_map`` is ``noise`` over the
+    chip; ``slopes`` [3] per cell the variances (xx, yy, xy) of central differences of S over that of S, which
+    the translient statistic needs.
     """
 
     difference: np.ndarray

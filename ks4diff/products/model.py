@@ -67,9 +67,10 @@ class Forest:
     def probability(self, answer: np.ndarray, scorr: np.ndarray) -> np.ndarray:
         """Return float64 [n]: the probability to be real, by Bayes' rule from evidence and prior.
 
-        ``answer`` [n] of the trees, ``scorr`` [n] of either sign, of the top between the pixels. Prior odds are interpolated in its logarithm
-        and constant beyond the breakpoints. Peaks of noise fall tenfold from S_corr 5 to 5.6: trees, which
-        see as many sources as bogus at each S_corr lest they learn how sources were drawn, cannot know that.
+        ``answer`` [n] of the trees, ``scorr`` [n] of either sign, of the top between the pixels. Prior odds
+        are interpolated in its logarithm and constant beyond the breakpoints. Peaks of noise fall tenfold
+        from S_corr 5 to 5.6: trees, which see as many sources as bogus at each S_corr lest they learn how
+        sources were drawn, cannot know that.
         """
         given = self.evidence(answer)
         strength = np.log(np.maximum(np.abs(scorr).astype(np.float64), 1e-30))

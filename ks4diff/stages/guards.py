@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from ks4diff.numerics.moments import stamps
 from ks4diff.products.cells import Cells, cell_grid
-from ks4diff.products.chip import StarList
+from ks4diff.products.chip import AlignedTemplate, StarList
 from ks4diff.products.difference import Difference
 
+SAMPLE_PIXELS = 4_000_000  # of the depth's medians, whole rows of the image
 BRIGHT_SIGMA = 50.0  # flux over its error in the difference: a residual of 2 % is then one sigma
 
 
 class ScaleLeft(NamedTuple):
     """What static stars leave in proportion to their flux: ``fraction`` with its standard ``error``.
 
-    0 where the flux scale was right; ``chi2`` per star of the fit, 1 where the errors are.
+    0 where the flux scale was right; ``chi2`` per star of the fit, 1 where the errors are. NaN of fewer than
+    three stars or where the score is none.
     """
 
     fraction: float
@@ -38,6 +41,15 @@ class StarResiduals(NamedTuple):
     n_stars: int
 
 
+def static_stars(template: AlignedTemplate, difference: Difference) -> StarList:
+    """Return the template's stars with fluxes in science counts, as the other guards want them."""
+    if template.stars is None:
+        none = np.empty(0)
+        return StarList(x=none, y=none, flux=none, fwhm=none, clean=none.astype(bool))
+    stars = template.stars
+    return replace(stars, flux=stars.flux * difference.scale_at(stars.x, stars.y))
+
+
 def scale_left(difference: Difference, stars: StarList) -> ScaleLeft:
     """Return the error of the flux scale that the difference itself shows.
 
@@ -46,7 +58,7 @@ def scale_left(difference: Difference, stars: StarList) -> ScaleLeft:
     the difference; variable stars lie 5 sigma off and do not count twice: they are clipped once.
     """
     j, i, bright = _bright(difference, stars)
-    if bright.size < 3:
+    if bright.size < 3 or not np.isfinite(difference.score_corr[j, i]).all():
         return ScaleLeft(float("nan"), float("nan"), float("nan"), int(bright.size))
     error = difference.flux_err[j, i].astype(np.float64)
     left, flux = difference.score_corr[j, i] * error, stars.flux[bright].astype(np.float64)
@@ -80,12 +92,14 @@ def star_residuals(difference: Difference, stars: StarList) -> StarResiduals:
 def limiting_flux_map(difference: Difference, cell_pix: float = 256.0) -> Cells:
     """Return the 5-sigma flux of a point source over the chip, science counts: medians of unflagged pixels.
 
-    NaN in cells without any.
+    Of some rows in a large image; NaN in cells without any.
     """
     shape = difference.flags.shape
+    step = max(difference.flags.size // SAMPLE_PIXELS, 1)
     out = Cells(values=np.full(cell_grid(shape, cell_pix), np.nan, dtype=np.float32), shape=shape)
     for j, i, rows, columns in out.boxes():
-        error = difference.flux_err[rows, columns][difference.flags[rows, columns] == 0]
+        some = slice(rows.start, rows.stop, step), columns
+        error = difference.flux_err[some][difference.flags[some] == 0]
         if error.size:
             out.values[j, i] = 5 * np.median(error)
     return out

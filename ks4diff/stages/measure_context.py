@@ -77,9 +77,7 @@ def _add_saturated(table: np.ndarray, chip: CalibratedChip, template: AlignedTem
     table["saturated_distance"] = np.where(on != 0, 0, np.minimum(distance, SATURATED_REACH_PIX))
 
 
-def _add_source(
-    table: np.ndarray, chip: CalibratedChip, template: AlignedTemplate, unit: np.ndarray
-) -> None:
+def _add_source(table: np.ndarray, chip: CalibratedChip, template: AlignedTemplate, unit: np.ndarray) -> None:
     """Fill the columns of the nearest source of the template's list; its extent hints at a galaxy.
 
     ``unit`` [n] is the table's flux unit per template count.

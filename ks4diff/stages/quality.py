@@ -16,7 +16,9 @@ from ks4diff.products.chip import AlignedTemplate, CalibratedChip, RawChip
 from ks4diff.products.difference import Difference, Match, Quality
 from ks4diff.products.psf import PsfField
 from ks4diff.products.registration import Registration
+from ks4diff.stages.guards import scale_left, star_residuals, static_stars
 
+FEWEST_STARS = 20  # bright ones: of fewer one variable or one blend would judge
 # AB magnitude of one count of 120 s under a clear sky (facts/kmtnet.md section 8; B and R are guesses)
 CLEAR_ZEROPOINT_120S = {"B": 28.1, "V": 28.3, "R": 28.6, "I": 28.7}
 
@@ -44,6 +46,12 @@ class QualityConfig:
     fail_extinction_mag: float = 3.0
     warn_scale_range: float = 0.1  # (largest - least) / median, pixels' areas apart: illumination makes 0.03
     fail_scale_range: float = 0.7
+    warn_scale_left: float = 0.02  # of bright stars' flux that the difference holds, beyond five errors
+    fail_scale_left: float = 0.2
+    warn_star_rms: float = 3.0  # of S_corr within a FWHM of bright stars
+    fail_star_rms: float = 30.0
+    warn_dipoles: float = 0.05  # of the bright stars with a peak and a trough beyond 5 sigma
+    fail_dipoles: float = 0.5
     warn_scale_error: float = 0.02  # fraction
     fail_scale_error: float = 0.2
     warn_psf_error: float = 0.03  # of the peak; a star of S/N 170 then leaves 5 sigma
@@ -69,7 +77,7 @@ def judge(
     Without ``match`` nothing is said of clouds, of the scale's errors or of the template's depth.
     """
     values = dict(_left(registration, difference, candidates))
-    values |= dict(_seen(chip, template))
+    values |= dict(_seen(chip, template)) | dict(_of_stars(template, difference))
     if match is not None:
         values |= dict(_scaled(chip, template, match))
     limits = {
@@ -83,6 +91,9 @@ def judge(
         "bad focus: ring over middle": (config.warn_ring, config.fail_ring),
         "clouds: magnitudes lost": (config.warn_extinction_mag, config.fail_extinction_mag),
         "clouds: scale range over median": (config.warn_scale_range, config.fail_scale_range),
+        "flux scale left in stars": (config.warn_scale_left, config.fail_scale_left),
+        "bright stars: rms of S_corr": (config.warn_star_rms, config.fail_star_rms),
+        "bright stars: share of dipoles": (config.warn_dipoles, config.fail_dipoles),
         "flux scale error": (config.warn_scale_error, config.fail_scale_error),
         "PSF error": (config.warn_psf_error, config.fail_psf_error),
         "template PSF error": (config.warn_psf_error, config.fail_psf_error),
@@ -127,6 +138,18 @@ def _seen(chip: CalibratedChip, template: AlignedTemplate) -> Iterator[tuple[str
     yield "PSF error", float(np.median(chip.psf.error.values))
     yield "template PSF error", float(np.median(template.psf.error.values))
     yield "poor template: FWHM over the image's", template.psf.fwhm_pix / chip.psf.fwhm_pix
+
+
+def _of_stars(template: AlignedTemplate, difference: Difference) -> Iterator[tuple[str, float]]:
+    """Yield what bright stars leave, nothing without them."""
+    stars = static_stars(template, difference)
+    left, around = scale_left(difference, stars), star_residuals(difference, stars)
+    if left.n_stars >= FEWEST_STARS:
+        sure = abs(left.fraction) > 5 * left.error * max(left.chi2, 1.0) ** 0.5
+        yield "flux scale left in stars", abs(left.fraction) if sure else 0.0
+    if around.n_stars >= FEWEST_STARS:
+        yield "bright stars: rms of S_corr", around.rms
+        yield "bright stars: share of dipoles", around.dipoles
 
 
 def _scaled(chip: CalibratedChip, template: AlignedTemplate, match: Match) -> Iterator[tuple[str, float]]:

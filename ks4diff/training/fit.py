@@ -226,5 +226,7 @@ def walked(forest: Forest, table: Table) -> np.ndarray:
     """Return float64 [n]: the scores that candidates would get, NaN where withheld."""
     out = np.full(len(table.rows), np.nan)
     samples = samples_of(table)[table.known]
-    out[table.known] = forest.probability(predicted(*forest.walk(), samples), table.rows["scorr"][table.known])
+    out[table.known] = forest.probability(
+        predicted(*forest.walk(), samples), table.rows["scorr"][table.known]
+    )
     return out

@@ -18,6 +18,7 @@ CHIP_KEYS |= {"scorr_std", "limiting_mag", "n_candidates", "n_alerts", "dropped"
 CHIP_KEYS |= {"quality_reasons"}
 FIELD_KEYS = {"zeropoint", "astrometric_rms_cells", "astrometric_error_worst", "astrometric_bad_cells"}
 FIELD_KEYS |= {"flux_scale_range", "flux_scale_error_worst", "amplifier_factors", "amplifier_levels"}
+FIELD_KEYS |= {"limiting_mag_cells", "scale_left", "scale_left_error", "star_rms", "star_dipoles"}
 FIELD_KEYS |= {"background_range", "psf_error", "template_psf_error", "elongation", "template_elongation"}
 
 

@@ -23,6 +23,7 @@ from ks4diff.products.psf import Psf, PsfField
 from ks4diff.stages.calibrate import CalibrateConfig, calibrate
 from ks4diff.stages.detect import DetectConfig, detect
 from ks4diff.stages.forced import forced_flux
+from ks4diff.stages.guards import static_stars
 from ks4diff.stages.measure import MeasureConfig, measure
 from ks4diff.stages.package import package, row_of, select, with_history
 from ks4diff.stages.photometry import NJY_ZEROPOINT, limiting_flux, magnitude, njy_per_count, star_scale
@@ -329,6 +330,7 @@ class TestQuality:
     def verdict(self, run, *, rms=0.03, std=1.0, left=0, bad=0.0, coverage=1.0, psfs=(ROUND, ROUND), **facts):
         s = run.subtracted
         image = np.random.default_rng(1).normal(0, std, s.difference.score_corr.shape).astype(np.float32)
+        image += facts.pop("more", np.float32(0))
         table = s.candidates.table[:left].copy()
         table["flags"] = FLAG_BIT["on_source"]
         scale = facts.pop("scale", [[0.9, 0.92], [0.91, 0.9]])
@@ -435,8 +437,42 @@ class TestQuality:
         with pytest.raises(SkipChip, match="trailed"):
             calibrate(read_chip(frame), CalibrateConfig())
 
+    def at_stars(self, run, *, of_flux=0.0, moved=0.0):
+        """Return what a share of the stars' flux, and stars ``moved`` by FWHM, leave in S_corr."""
+        difference = run.subtracted.difference
+        stars = static_stars(run.subtracted.template, difference)
+        out = np.zeros(difference.score_corr.shape, dtype=np.float32)
+        for x, y, flux in zip(
+            np.rint(stars.x).astype(int), np.rint(stars.y).astype(int), stars.flux, strict=True
+        ):
+            if 2 <= x < out.shape[1] - 2 and 2 <= y < out.shape[0] - 2:
+                strength = flux / difference.flux_err[y, x]
+                out[y, x] += of_flux * strength
+                out[y, [x - 1, x + 1]] += np.array([-1, 1]) * moved * strength
+        return out
+
+    def test_a_scale_that_stars_show_wrong_is_told(self, run):
+        assert not any("stars" in reason for reason in self.verdict(run).reasons)
+        seen = self.verdict(run, more=self.at_stars(run, of_flux=0.05))
+        assert any(reason.startswith("flux scale left in stars 0.05 above 0.02") for reason in seen.reasons)
+        assert not any("left" in r for r in self.verdict(run, more=self.at_stars(run, of_flux=0.005)).reasons)
+
+    def test_dipoles_at_stars_are_told(self, run):
+        seen = self.verdict(run, more=self.at_stars(run, moved=0.2))
+        assert any("share of dipoles" in reason for reason in seen.reasons)
+        assert any("rms of S_corr" in reason for reason in seen.reasons)
+
 
 class TestPhotometry:
+    def test_the_area_of_pixels_does_not_enter_zero_points(self):
+        """Scale and area change alike over a chip: stars' counts do not. Its middle alone gives 6 mmag more."""
+        x, y = np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 9))
+        area = Cells(values=1 - 0.035 * (x**2 + y**2), shape=(9216, 9216))
+        scale = Cells(values=2.5 * area.values, shape=area.shape)
+        assert star_scale(scale, area) == pytest.approx(2.5, rel=1e-6)
+        middle = np.median(scale.values) / area.at(np.array([4607.5]), np.array([4607.5]))[0]
+        assert 2.5 * np.log10(middle / 2.5) < -0.02
+
     def test_nanojansky(self):
         assert njy_per_count(NJY_ZEROPOINT) == pytest.approx(1)
         assert njy_per_count(23.9) == pytest.approx(1000)  # 23.9 AB is a microjansky

@@ -279,7 +279,14 @@ def test_one_class_or_one_field_is_too_little(paths, tmp_path):
 
 
 def test_a_folder_without_fields_is_named(paths, tmp_path):
-    words = ["train", str(tmp_path / "harvest"), "--out", str(tmp_path / "m"), "--also", str(tmp_path / "typo")]
+    words = [
+        "train",
+        str(tmp_path / "harvest"),
+        "--out",
+        str(tmp_path / "m"),
+        "--also",
+        str(tmp_path / "typo"),
+    ]
     done = CliRunner().invoke(app, [*words, "--no-draw"])
     assert "typo: holds no harvested field" in str(done.exception or done.output)
 
