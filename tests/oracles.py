@@ -184,6 +184,62 @@ def psf_variance(s_n, s_r, bend2):
     return np.where((s_n > 0) & (s_r > 0), left, 0.0)
 
 
+def believed(s_n, s_r, sigma):
+    """Return what part of the Poisson variance counts: none below the gate, all above, smooth between.
+
+    The gate is open by light in either image, 6 to 10 sigma, or in both, 2.5 to 4.5.
+    """
+    out = np.zeros(s_n.shape)
+    for place in np.ndindex(out.shape):
+        pair = s_n[place] / sigma, s_r[place] / sigma
+        part = min(max((max(pair) - 6) / 4, (min(pair) - 2.5) / 2, 0), 1)
+        out[place] = 3 * part**2 - 2 * part**3
+    return out
+
+
+def corrected(s_n, s_r, sky, variance, holes, flux, limit):
+    """Return S_corr, the flux's error and what holes have taken; ``sky`` (nodes, step), the rest [y, x].
+
+    ``holes``: the part of the flux that is lost, that of the sky's variance, and how far the fill may err.
+    Of flux and variance a hundredth is always left.
+    """
+    score, error, taken = np.zeros(s_n.shape), np.zeros(s_n.shape), np.zeros(s_n.shape, dtype=bool)
+    nodes, step = sky
+    for place in np.ndindex(score.shape):
+        lost_flux, lost_variance, fill = (hole[place] for hole in holes)
+        flux_left, variance_left = max(1 - lost_flux, 0.01), max(1 - lost_variance, 0.01)
+        noise2 = bilinear_nodes(nodes[None], step, *place)[0] * variance_left
+        sigma = np.sqrt(noise2 + variance[place] + fill**2)
+        score[place] = (s_n[place] - s_r[place]) / sigma
+        error[place] = sigma / (flux * flux_left)
+        taken[place] = 1 - flux_left > limit or fill**2 > noise2
+    return score, error, taken
+
+
+def slopes(psf):
+    """Return the variances (xx, yy, xy) of central differences of S on sky over that of S.
+
+    ``psf`` P_D [y, x], wrapped around: S is white noise seen through it, correlated as P_D is with itself.
+    """
+
+    def alike(down, right):
+        return (psf * np.roll(psf, (down, right), (0, 1))).sum() / (psf**2).sum()
+
+    return (1 - alike(0, 2)) / 2, (1 - alike(2, 0)) / 2, (alike(1, -1) - alike(1, 1)) / 2
+
+
+def translient(score_corr, flux_err, noise):
+    """Return Z² = g C⁻¹ g of the flux's gradient g, C the covariance (xx, yy, xy) that noise gives it."""
+    xx, yy, xy = noise
+    flux = score_corr * flux_err
+    out = np.zeros(flux.shape)
+    for y in range(1, flux.shape[0] - 1):
+        for x in range(1, flux.shape[1] - 1):
+            g = np.array([flux[y, x + 1] - flux[y, x - 1], flux[y + 1, x] - flux[y - 1, x]]) / 2
+            out[y, x] = g @ np.linalg.inv(flux_err[y, x] ** 2 * np.array([[xx, xy], [xy, yy]])) @ g
+    return out
+
+
 def without_shared(here, ratio, mean, unshared):
     """Return the covariance ``here`` times ``ratio`` less the one that ``mean`` holds beyond ``unshared``."""
     out = np.empty(here.shape)

@@ -12,6 +12,8 @@ from ks4diff.numerics.track_tables import PHASES, TRACK_LENGTHS, track_table
 REACH = 5  # positions are sought this many phases to either side: 1.25 px
 TRACK_REACH = 2  # pixels from the middle at which a track's middle may lie
 TRACK_FARTHEST = TRACK_REACH + int(max(TRACK_LENGTHS) / 2 + 1)  # pixels from the middle that one may touch
+# phases, the table's last: at 0.84" seeing 5 lose half of the sources of S/N 40 struck 2 px away, 7 a quarter
+STRUCK_REACH = 7
 STRUCK_ROUNDS = 5  # of a fit without the pixels that stand out of it
 
 
@@ -63,11 +65,11 @@ def explained(
 @jit
 def _explained(data, weight, light, track, price, own_radius, out):
     for n in range(data.shape[0]):
-        best, j, i = _best_position(data[n], weight[n], light[0], 0, 0, REACH)
+        best, j, i = _best_position(data[n], weight[n], light[0], 0, 0, REACH, REACH)
         out[1, n] = best
         shape, bj, bi = 0, j, i
         for k in range(1, light.shape[0]):
-            gain, kj, ki = _best_position(data[n], weight[n], light[k], j, i, 1)
+            gain, kj, ki = _best_position(data[n], weight[n], light[k], j, i, 1, REACH + 1)
             if gain > best:
                 best, shape, bj, bi = gain, k, kj, ki
         out[0, n] = best + _beside(data[n], weight[n], light[shape], bj, bi, price, own_radius)
@@ -78,11 +80,14 @@ def _explained(data, weight, light, track, price, own_radius, out):
 
 
 @jit
-def _best_position(data, weight, light, j0, i0, reach):
-    """Return (refined gain, j, i): the best of the phases within ``reach`` of (j0, i0)."""
+def _best_position(data, weight, light, j0, i0, reach, farthest):
+    """Return (refined gain, j, i): the best of the phases within ``reach`` of (j0, i0).
+
+    None is farther than ``farthest`` from the middle, at most 7: the table has 2 px to spare.
+    """
     best, bj, bi = 0.0, j0, i0
-    for j in range(j0 - reach, j0 + reach + 1):
-        for i in range(i0 - reach, i0 + reach + 1):
+    for j in range(max(j0 - reach, -farthest), min(j0 + reach, farthest) + 1):
+        for i in range(max(i0 - reach, -farthest), min(i0 + reach, farthest) + 1):
             gain = _gain(data, weight, light, j, i)
             if gain > best:
                 best, bj, bi = gain, j, i
@@ -146,12 +151,13 @@ def _flux(data, weight, stamp, edge_y, edge_x):
 def _struck(data, weight, light, j, i, price):
     """Return the chi² of a point source near phases (j, i) and of what stands out of it, each pixel paid for.
 
-    What stands out takes no part in the fit; the source is placed and measured anew without it.
+    What stands out takes no part in the fit; the source is placed and measured anew without it, but never so
+    far from the middle that it is a neighbour.
     """
     rest = weight.copy()
     charge = 0.0
     for _ in range(STRUCK_ROUNDS):
-        _, j, i = _best_position(data, rest, light, j, i, 2)
+        _, j, i = _best_position(data, rest, light, j, i, 2, STRUCK_REACH)
         whole_j, whole_i = j // PHASES, i // PHASES
         stamp = light[j - whole_j * PHASES, i - whole_i * PHASES]
         edge_y = (stamp.shape[0] - data.shape[0]) // 2 - whole_j

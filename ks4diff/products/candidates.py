@@ -32,6 +32,7 @@ CANDIDATE_FLAGS = (
     CandidateFlag(2048, "trail", True, "on a straight trail, of a satellite, that explains it"),
     CandidateFlag(4096, "crosstalk", True, "where a bright source of another amplifier may leave a ghost"),
     CandidateFlag(8192, "residual", True, "within what a bright star leaves around itself"),
+    CandidateFlag(16384, "masked", True, "filled pixels amid it, so that its score is no measurement"),
 )
 FLAG_BIT = {flag.name: flag.bit for flag in CANDIDATE_FLAGS}
 REJECTING_BITS = sum(flag.bit for flag in CANDIDATE_FLAGS if flag.rejecting)

@@ -27,8 +27,10 @@ def calibrate(raw: RawChip, config: CalibrateConfig) -> CalibratedChip:
     """Return the chip ready to be matched: counts without background, PSF, star list and noise.
 
     The sky's variance is the noise that was measured, varying over the chip as the reduced chip's does.
-    The variance of a pixel is that plus the Poisson noise of the smoothed sources,
-    never of the noisy pixel itself: that would weight low pixels up and skew the score.
+    What sources add is not in it. The fits take their Poisson noise from the smoothed image
+    (`ks4diff.stages.variance`), the score takes it from the pixels' own values where there is light beyond
+    doubt, never in the sky, where it would weight low pixels up and skew the score
+    (`ks4diff.numerics.score_variance.terms`).
 
     Raises
     ------

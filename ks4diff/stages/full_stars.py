@@ -22,6 +22,10 @@ FARTHEST = 5.0  # px from the middle of the full pixels that a star may lie
 MODEL_ERROR = 0.05  # of a star's light in a pixel: PSFs are known no better beyond their cores
 HUBER = 2.0  # sigma: neighbours are farther out
 LEAST_PIXELS = 50
+# of a PSF's light in the pixels that tell. Stamps fade where stars do not: fluxes from 0.001 of the light are
+# 5 % too bright, no worse than `MODEL_ERROR`, those from 0.0001 twofold, from 4e-6 twentyfold
+LEAST_SHARE = 0.001
+SURE = 10.0  # of a flux's error that it exceeds in either image
 ALIKE = 0.7  # ln of both fluxes' ratio: a median stack's wings may be half as bright, a particle has none
 
 Cutout = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -32,7 +36,7 @@ def full_stars(chip: CalibratedChip, template: AlignedTemplate, match: Match) ->
 
     A star's place is fitted to what both images show around each patch of saturated pixels, its flux to the
     science image alone: one exposure's wings are in proportion to its stars, those of a median stack are not.
-    What is no star, or not the same in both, is left out.
+    What is no star, or not the same in both, is left out, as is a star of which too little is seen.
     """
     bits = int(PixelFlag.SATURATED | PixelFlag.TEMPLATE_SATURATED)
     flags = chip.image.flags | template.image.flags
@@ -96,16 +100,20 @@ def _fitted(chip, template, match, start: tuple[float, float]) -> tuple[float, f
     noise = noises(chip, template, match, *start)
     at, flux = np.array(start) - (i, j), 0.0
     for _ in range(ROUNDS):
-        normal, right, alone = np.zeros((3, 3)), np.zeros(3), []
+        normal, right, alone, sure = np.zeros((3, 3)), np.zeros(3), [], True
         for k, (image, shape, (sky, gain)) in enumerate(zip(images, shapes, noise, strict=True)):
             psf = moved_splines(shape, at[:1], at[1:], 2 * half + 1)[0].astype(np.float64)
             down, along = (slope[good] for slope in np.gradient(psf))
-            light = flux * psf[good]
+            shown = psf[good]
+            if shown.sum() < LEAST_SHARE:
+                return None
+            light = flux * shown
             off = image - light
             sigma = np.sqrt(sky + np.maximum(light, 0) / gain + (MODEL_ERROR * light) ** 2)
             weight = np.minimum(1, HUBER * sigma / np.maximum(np.abs(off), 1e-9)) / sigma**2
-            shown = psf[good]
-            alone.append(flux + float((weight * shown * off).sum() / (weight * shown**2).sum()))
+            known = float((weight * shown**2).sum())  # one over the flux's variance
+            alone.append(flux + float((weight * shown * off).sum()) / known)
+            sure &= alone[-1] * np.sqrt(known) > SURE
             design = np.stack([shown if k == 0 else np.zeros_like(shown), -flux * along, -flux * down])
             normal += (design * weight) @ design.T
             right += (design * weight) @ off
@@ -119,6 +127,6 @@ def _fitted(chip, template, match, start: tuple[float, float]) -> tuple[float, f
         away = np.abs([i + at[0] - start[0], j + at[1] - start[1]]).max()
         if not (flux > 0 and min(alone) > 0) or away > FARTHEST:
             return None
-    if abs(np.log(alone[0] / alone[1])) > ALIKE:
+    if not sure or abs(np.log(alone[0] / alone[1])) > ALIKE:
         return None
     return float(i + at[0]), float(j + at[1]), float(flux)

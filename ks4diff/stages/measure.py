@@ -55,8 +55,8 @@ def measure(
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(work, _places(table, difference)))
     add_magnitudes(table, unit, calibrated=chip.raw.zeropoint is not None)
-    near = add_context(table, chip, template, difference, unit)
-    add_flags(table, near, template, difference, unit, config)
+    around = add_context(table, chip, template, difference, unit)
+    add_flags(table, around, template, difference, unit, config)
     return Candidates(
         table=table,
         cutouts=np.empty((0, 3, 0, 0), dtype=np.float32),

@@ -19,6 +19,8 @@ from ks4diff.stages.photometry import NJY_ZEROPOINT
 
 SATURATED_REACH_PIX = 100.0  # distances beyond it are not told apart
 DENSITY_ARCMIN = 3.0  # candidates are counted within
+# reasons without a flag of their own
+MASKED = PixelFlag.BAD_PIXEL | PixelFlag.SEAM | PixelFlag.CROSSTALK | PixelFlag.COSMIC_RAY
 SLICES = 64  # of that circle, to tell how much of it lies on the chip: to 0.3 %
 
 
@@ -42,8 +44,9 @@ def add_context(
     difference: Difference,
     unit: float,
 ) -> np.ndarray:
-    """Fill what lies around the rows, in place; return uint16 [n]: the pixel flags within one FWHM.
+    """Fill what lies around the rows, in place; return uint16 [2, n]: pixel flags around and amid them.
 
+    Those of either image within one FWHM, and those of the middle nine pixels.
     ``unit`` is the table's flux unit per science count.
     """
     fwhm = difference.psf.fwhm_pix
@@ -60,7 +63,8 @@ def add_context(
     table["edge_distance"] = np.minimum(np.minimum(x, columns - 1 - x), np.minimum(y, rows - 1 - y))
     _add_source(table, chip, template, difference.scale_at(x, y) * unit)
     _add_density(table, chip)
-    return np.bitwise_or.reduce(raised, axis=(1, 2))
+    amid = raised[:, half - 1 : half + 2, half - 1 : half + 2]
+    return np.stack([np.bitwise_or.reduce(part, axis=(1, 2)) for part in (raised, amid)])
 
 
 def _add_saturated(table: np.ndarray, chip: CalibratedChip, template: AlignedTemplate) -> None:
@@ -136,13 +140,14 @@ def _area(at: np.ndarray, radius: float, rows: int, columns: int) -> np.ndarray:
 
 def add_flags(
     table: np.ndarray,
-    near: np.ndarray,
+    around: np.ndarray,
     template: AlignedTemplate,
     difference: Difference,
     unit: float,
     config: MeasureConfig,
 ) -> None:
-    """Raise the flags that follow from the measured columns, in place; ``near`` of `add_context`."""
+    """Raise the flags that follow from the measured columns, in place; ``around`` of `add_context`."""
+    near, amid = around
     fwhm = difference.psf.fwhm_pix
     pixels = disc(int(np.ceil(fwhm)), fwhm).sum()
     noise = template.noise.sigma * difference.flux_scale * unit * np.sqrt(pixels)
@@ -154,6 +159,8 @@ def add_flags(
         "template_saturated": (near | on_grown) & PixelFlag.TEMPLATE_SATURATED != 0,
         "no_data": near & VOID != 0,
         "edge": (on_grown & PixelFlag.EDGE) != 0,
+        # where holes leave no measurement the difference has them, to 14 px from holes in bright stars
+        "masked": on_grown & amid & MASKED != 0,
         "dipole": table["opposite"] > config.dipole_ratio,
         "sharp": table["sharpness"] - config.sharp_sigma * table["sharpness_err"] > config.sharp_limit,
         "near_saturated": table["saturated_distance"] < config.near_saturated_fwhm * fwhm,

@@ -1,4 +1,8 @@
-"""The variance of pixels from a model, never from the noisy pixel itself."""
+"""The variance of pixels as fits to images take it: from the smoothed image, not from the noisy pixel itself.
+
+The score's variance is another: from 2.5 sigma in both images or 6 in one it takes the Poisson noise that the
+pixels' own values show, see `ks4diff.numerics.score_variance.terms`.
+"""
 
 from __future__ import annotations
 

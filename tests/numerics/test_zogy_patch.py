@@ -114,6 +114,21 @@ def test_slopes_are_those_of_filtered_noise():
     assert found == pytest.approx(f.slopes, abs=0.02 * f.slopes[0])
 
 
+def test_slopes_and_motion_against_their_twins():
+    sides, _ = pair((96, 96))
+    f = zogy_patch.filters(*sides, (180, 200), zogy.PSF_LIFT)
+    shape = (95, 117)
+    nothing = np.zeros(shape)
+    plain = (zogy.Side(nothing, nothing, side.psf, 1.0, side.sigma2, None) for side in sides)
+    slopes = oracles.slopes(oracles.zogy(*plain, shape, lift=zogy.PSF_LIFT)["psf"])
+    assert slopes == pytest.approx(f.slopes, abs=1e-5 * slopes[0])
+    assert abs(slopes[2]) > 0.01 * slopes[0]  # these PSFs make x and y depend on each other
+    rng = np.random.default_rng(9)
+    score, error = rng.normal(0, 3, (43, 57)).astype(np.float32), rng.uniform(2, 3, (43, 57)).astype("f4")
+    twin = oracles.translient(score.astype(float), error.astype(float), slopes)
+    np.testing.assert_allclose(zogy_patch.translient(score, error, f.slopes), twin, rtol=1e-4, atol=1e-3)
+
+
 def test_motion_of_noise_is_chi_squared_with_two_degrees_of_freedom():
     """Law 17: the mean to 0.5 %, and what lies beyond the 90, 99 and 99.9 % points, of 17 million pixels."""
     sides, _ = pair((96, 96))
@@ -174,6 +189,18 @@ class TestTerms:
         scale = score_variance.terms(padded, FRAMED, score_variance.Errors(scale2=0.01), 1.0)
         np.testing.assert_allclose(scale, 0.01 * np.maximum(np.minimum(n, r), 0) ** 2, rtol=1e-5)
 
+    @pytest.mark.parametrize("sigma", [0.7, 40.0])
+    def test_the_gate_against_its_twin(self, sigma):
+        rng, shape = np.random.default_rng(10), (71, 94)
+        n, r = (sigma * rng.uniform(-3, 12, shape).astype(np.float32) for _ in range(2))
+        light = rng.uniform(-1, 3, shape).astype(np.float32)
+        inner = slice(3, 66), slice(5, 90)
+        variance = score_variance.terms((n, r, light), inner, score_variance.Errors(), sigma)
+        part = oracles.believed(n.astype(float), r.astype(float), sigma)
+        assert ((part > 0) & (part < 1)).mean() > 0.2
+        twin = (part * np.maximum(light, 0))[inner]
+        np.testing.assert_allclose(variance, twin, rtol=1e-5, atol=1e-5)
+
     def test_the_term_of_psf_errors_against_its_twin(self):
         n, r, light = self.scores()
         twin = oracles.psf_variance(n.astype(float), r.astype(float), 0.3)
@@ -211,6 +238,29 @@ class TestTerms:
         np.testing.assert_allclose(error, np.sqrt(total) / (4 * (1 - lost[0])), rtol=1e-4)
         np.testing.assert_array_equal(taken, (lost[0] > 0.1) | (fill**2 > sky * (1 - lost[1])))
         np.testing.assert_array_equal(more, kept)
+
+    @pytest.mark.parametrize("hurt", [False, True])
+    def test_the_corrected_score_against_its_twin(self, hurt):
+        rng, shape, step = np.random.default_rng(11), (45, 67), 16
+        planes = tuple(rng.normal(0, 9, (52, 71)).astype(np.float32) for _ in range(2))
+        inner = slice(4, 49), slice(3, 70)
+        nodes = rng.uniform(1, 5, (4, 6)).astype(np.float32)
+        more = rng.uniform(0, 4, shape).astype(np.float32)
+        losses = rng.uniform(0, 1.2, (2, 52, 71)).astype(np.float32)  # the floor is met
+        fill = rng.uniform(0, 3, (52, 71)).astype(np.float32)
+        found = score_variance.corrected(
+            planes, inner, (nodes, step), more, (losses, fill) if hurt else None, flux=7.0, limit=0.4
+        )
+        holes = [plane[inner].astype(float) * hurt for plane in (*losses, fill)]
+        scores = (plane[inner].astype(float) for plane in planes)
+        twin = oracles.corrected(*scores, (nodes.astype(float), step), more.astype(float), holes, 7.0, 0.4)
+        np.testing.assert_allclose(found[0], twin[0], rtol=2e-6, atol=1e-5)
+        np.testing.assert_allclose(found[1], twin[1], rtol=1e-5)
+        if hurt:
+            np.testing.assert_array_equal(found[2], twin[2])
+            assert 0.1 < twin[2].mean() < 0.95
+        else:
+            assert found[2] is None
 
 
 def test_a_psf_error_leaves_what_a_stretched_star_does():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ks4diff.numerics.moved_psf import moved_psfs
+from ks4diff.numerics.psf_grid import taper
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import StarList
 from ks4diff.products.image import PixelFlag
@@ -49,11 +50,11 @@ def places(seed):
 
 def light_of(stars, psf):
     out = np.zeros(SHAPE)
-    half = N // 2
+    n, half = len(psf), len(psf) // 2
     for x, y, flux in zip(*stars, strict=True):
         i, j = round(x), round(y)
         rows, columns = slice(max(j - half, 0), j + half + 1), slice(max(i - half, 0), i + half + 1)
-        stamp = moved_psfs(psf, np.array([x - i]), np.array([y - j]), N)[0]
+        stamp = moved_psfs(psf, np.array([x - i]), np.array([y - j]), n)[0]
         part = out[rows, columns]
         part += (
             flux * stamp[rows.start - j + half :, columns.start - i + half :][: len(part), : part.shape[1]]
@@ -120,6 +121,30 @@ class TestSaturatedStars:
         found = full_stars(struck, known.template, known.match)
         assert np.hypot(found[0] - i, found[1] - j).min() > 5
         assert found.shape[1] == full_stars(known.chip, known.template, known.match).shape[1]
+
+    @pytest.mark.parametrize("gone", [8.0, 11.0, 15.0, 17.0, 19.0, 20.0, 23.0])
+    def test_a_flux_is_told_right_or_not_at_all(self, gone):
+        """Light goes on where stamps fade, to 0 at 19.5 px; the template has no data within ``gone`` px."""
+        x, y, flux = places(4)
+        stars = np.array([x, y, flux])[:, ::5]
+        flags = np.zeros((2, *SHAPE), np.uint16)
+        row, column = np.indices(SHAPE)
+        for x, y in stars[:2].T:
+            away = np.hypot(column - x, row - y)
+            flags[0][away < 5] = PixelFlag.SATURATED
+            flags[1][away < gone] = PixelFlag.TEMPLATE_NO_DATA
+            flags[1][away < 5] |= np.uint16(PixelFlag.TEMPLATE_SATURATED)
+        wide = [unit(Seeing(fwhm=fwhm, beta=3.2).stamp(101)) for fwhm in (3.0, 3.4)]
+        fade = taper(N, 0.85 * (N // 2), N // 2 + 0.5)
+        sides = (Side(psf=unit(psf[31:-31, 31:-31] * fade)) for psf in wide)
+        plan = Plan(**dict(zip(("science", "template"), sides, strict=True)))
+        light = [light_of(stars, psf) for psf in wide]
+        known = plan.exposed(SHAPE, np.random.default_rng(5), light=light, flags=flags)
+        found = full_stars(known.chip, known.template, known.match)
+        assert gone > 8 or found.shape[1] == stars.shape[1]
+        if found.size:
+            nearest = np.argmin(np.hypot(*(found[:2, :, None] - stars[:2, None, :])), axis=1)
+            assert np.abs(found[2] / stars[2, nearest] - 1).max() < 0.2
 
     def test_their_light_is_known_as_well_as_psfs_are(self):
         known, *_ = scene()

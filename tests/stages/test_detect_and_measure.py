@@ -164,6 +164,45 @@ class TestMeasured:
         assert np.isfinite(stamp[:, 31 - x :]).all()
 
 
+@pytest.mark.parametrize(
+    "bit", [PixelFlag.BAD_PIXEL, PixelFlag.SEAM, PixelFlag.CROSSTALK, PixelFlag.COSMIC_RAY]
+)
+def test_masked_is_what_no_measurement_is_left_of_by_its_own_pixels(bit):
+    """Holes on, beside and off peaks, of which the difference says that they take it or that they do not."""
+    none = np.empty(0)
+    holes, taken = (np.zeros(SHAPE, dtype=np.uint16) for _ in range(2))
+    holes[30, 40] = holes[30, 82] = holes[59, 120] = holes[90, 41] = bit
+    taken[30, 40] = taken[90, 40] = taken[90, 120] = bit
+    peaks = [(40.3, 30.2, 20.0), (80.0, 30.0, 20.0), (120.2, 60.1, -20.0)]
+    peaks += [(40.1, 90.0, 20.0), (120.0, 90.0, 20.0)]
+    difference = scored(peaks, taken)
+    lone = chip(none, none, none, shape=SHAPE)
+    science = replace(lone, image=replace(lone.image, flags=holes))
+    template = AlignedTemplate(
+        image=lone.image, psf=lone.psf, noise=NOISE, gain=1.0, coverage=1.0, area=Cells.constant(1.0, SHAPE)
+    )
+    table = measure(detect(difference, DetectConfig()), science, template, difference, MeasureConfig()).table
+    masked = (table["flags"] & FLAG_BIT["masked"]) != 0
+    assert len(table) == len(peaks)
+    np.testing.assert_array_equal(masked, np.rint(table["x"]) == 40)
+    assert FLAG_BIT["masked"] & REJECTING_BITS
+
+
+def test_sources_with_a_bad_pixel_in_their_middle_are_masked_and_those_beside_one_are_not():
+    x, y = (v.ravel() + 0.2 for v in np.meshgrid(np.arange(60, 310, 60), np.arange(55, 280, 50)))
+    new = skies.Stars(x=x, y=y, flux=np.full(len(x), 2e4))
+    pair = skies.Scene(n_stars=500, new=new).make(61)
+    flags = np.zeros(pair.science.data.shape, dtype=np.uint16)
+    hurt = np.arange(len(x)) % 2 == 0
+    flags[np.rint(y).astype(int), np.rint(x).astype(int) + np.where(hurt, 0, 4)] = PixelFlag.BAD_PIXEL
+    done = process_pair(replace(pair.science, flags=flags), pair.template, PipelineConfig()).subtracted
+    table = done.candidates.table
+    rows = [int(np.argmin(np.hypot(table["x"] - a, table["y"] - b))) for a, b in zip(x, y, strict=True)]
+    assert np.hypot(table["x"][rows] - x, table["y"][rows] - y).max() < 1
+    np.testing.assert_array_equal((table["flags"][rows] & FLAG_BIT["masked"]) != 0, hurt)
+    assert ((table["flags"][rows] & REJECTING_BITS) != 0)[~hurt].sum() <= 1
+
+
 def test_flags_of_neighbourhoods():
     """Each flag by what stands beside a detection, on a difference without noise."""
     none = np.empty(0)

@@ -186,6 +186,17 @@ class TestLight:
         assert made.flagged(x, y).mean() >= (0.85 if fwhm < 2.5 else 0.97)
 
 
+@pytest.mark.parametrize(("fwhm", "template_fwhm"), [(2.1, 2.6), (3.0, 2.5)])
+def test_a_hit_beside_what_changed_is_no_struck_source(fwhm, template_fwhm):
+    """A pixel of 22 sigma, and 4 px away a source of S/N 70, which the hit does not make its own."""
+    x, y = (np.rint(v) for v in places(16))
+    for right, up in ((4, 0), (-4, 0), (0, 4), (0, -4)):
+        made = Made(fwhm, template_fwhm)
+        made.add(x + right, y + up, np.full(len(x), made.flux(70.0)))
+        made.charge[y.astype(int), x.astype(int)] += 22 * SIGMA
+        assert made.flagged(x, y).mean() > 0.5
+
+
 def test_a_hit_in_the_template_is_a_negative_one():
     made = Made(3.0, 2.6)
     x, y = places(11)
