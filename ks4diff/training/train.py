@@ -26,7 +26,6 @@ from ks4diff.training.fit import (
     fitted,
     lines,
     raw_scores,
-    samples_of,
     scores_across,
     walked,
 )
@@ -181,10 +180,8 @@ def _can_train(training: Table) -> None:
     own = [number for number in training.site if number < FIRST_EXTRA]
     real = training.rows["real"][training.known]
     if len(own) < 2 or real.all() or not real.any():
-        raise InputError(
-            f"{len(own)} fields with {int(real.sum())} real and {int((~real).sum())} bogus candidates are too "
-            "few to train on; draw more"
-        )
+        counts = f"{int(real.sum())} real and {int((~real).sum())} bogus candidates"
+        raise InputError(f"{len(own)} fields with {counts} are too few to train on; draw more")
 
 
 def _metrics(held: dict[str, Held], threshold: float, config: TrainConfig) -> dict[str, Any]:

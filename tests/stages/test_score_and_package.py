@@ -465,7 +465,7 @@ class TestQuality:
 
 class TestPhotometry:
     def test_the_area_of_pixels_does_not_enter_zero_points(self):
-        """Scale and area change alike over a chip: stars' counts do not. Its middle alone gives 6 mmag more."""
+        """Scale and area change alike over a chip, stars' counts do not: the middle alone tells them wrong."""
         x, y = np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 9))
         area = Cells(values=1 - 0.035 * (x**2 + y**2), shape=(9216, 9216))
         scale = Cells(values=2.5 * area.values, shape=area.shape)

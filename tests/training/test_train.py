@@ -266,7 +266,7 @@ def test_a_field_of_other_features_is_refused(paths, tmp_path):
 
 def test_one_class_or_one_field_is_too_little(paths, tmp_path):
     config = TrainConfig(fields=6, test_share=0.75, fit=FIT)
-    with pytest.raises(InputError, match="1 fields with .* are too few"):
+    with pytest.raises(InputError, match=r"1 fields with .* are too few"):
         train(paths[:6], tmp_path / "m", config)
     for path in paths[:8]:
         with np.load(path, allow_pickle=False) as archive:
