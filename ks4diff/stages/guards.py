@@ -20,7 +20,7 @@ class ScaleLeft(NamedTuple):
     """What static stars leave in proportion to their flux: ``fraction`` with its standard ``error``.
 
     0 where the flux scale was right; ``chi2`` per star of the fit, 1 where the errors are. NaN of fewer than
-    three stars or where the score is none.
+    three stars.
     """
 
     fraction: float
@@ -58,7 +58,7 @@ def scale_left(difference: Difference, stars: StarList) -> ScaleLeft:
     the difference; variable stars lie 5 sigma off and do not count twice: they are clipped once.
     """
     j, i, bright = _bright(difference, stars)
-    if bright.size < 3 or not np.isfinite(difference.score_corr[j, i]).all():
+    if bright.size < 3:
         return ScaleLeft(float("nan"), float("nan"), float("nan"), int(bright.size))
     error = difference.flux_err[j, i].astype(np.float64)
     left, flux = difference.score_corr[j, i] * error, stars.flux[bright].astype(np.float64)
@@ -112,5 +112,6 @@ def _bright(difference: Difference, stars: StarList) -> tuple[np.ndarray, np.nda
     inside = np.flatnonzero((j >= 0) & (j < rows) & (i >= 0) & (i < columns))
     j, i = j[inside], i[inside]
     typical = float(np.median(difference.flux_err[::16, ::16]))
-    good = (difference.flags[j, i] == 0) & (stars.flux[inside] > BRIGHT_SIGMA * typical)
+    good = (difference.flags[j, i] == 0) & np.isfinite(difference.score_corr[j, i])
+    good &= stars.flux[inside] > BRIGHT_SIGMA * typical
     return j[good], i[good], inside[good]

@@ -116,7 +116,7 @@ def _text(model: RbModel) -> str:
         "|S_corr|, when sources are equally many at each and bogus as many as in the harvest's own training",
         f"fields: {_prior(model)}.",
         "",
-        f"Trained on {training['fitted']} candidates ({training['fitted_real']} real; of flagged bogus a part)",
+        f"Trained on {training['fitted']} candidates ({training['fitted_real']} real; few flagged bogus)",
         f"out of {training['rows']} ({training['real']} real) in {training['mpix']} Mpix of",
         f"{len(training['fields']['training'])} fields: {training['made_of']}. Training set",
         f"`{training['sha256']}`, seed {card['config']['seed']}. All nights of a field are in one fold; the",

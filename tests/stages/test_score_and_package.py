@@ -451,21 +451,23 @@ class TestQuality:
                 out[y, [x - 1, x + 1]] += np.array([-1, 1]) * moved * strength
         return out
 
-    def test_a_scale_that_stars_show_wrong_is_told(self, run):
-        assert not any("stars" in reason for reason in self.verdict(run).reasons)
-        seen = self.verdict(run, more=self.at_stars(run, of_flux=0.05))
+    def test_a_scale_that_stars_show_wrong_is_told(self, changed):
+        assert not any("stars" in reason for reason in self.verdict(changed).reasons)
+        seen = self.verdict(changed, more=self.at_stars(changed, of_flux=0.05))
         assert any(reason.startswith("flux scale left in stars 0.05 above 0.02") for reason in seen.reasons)
-        assert not any("left" in r for r in self.verdict(run, more=self.at_stars(run, of_flux=0.005)).reasons)
+        assert not any(
+            "left" in r for r in self.verdict(changed, more=self.at_stars(changed, of_flux=0.005)).reasons
+        )
 
-    def test_dipoles_at_stars_are_told(self, run):
-        seen = self.verdict(run, more=self.at_stars(run, moved=0.2))
+    def test_dipoles_at_stars_are_told(self, changed):
+        seen = self.verdict(changed, more=self.at_stars(changed, moved=0.2))
         assert any("share of dipoles" in reason for reason in seen.reasons)
         assert any("rms of S_corr" in reason for reason in seen.reasons)
 
 
 class TestPhotometry:
     def test_the_area_of_pixels_does_not_enter_zero_points(self):
-        """Scale and area change alike over a chip, stars' counts do not: the middle alone tells them wrong."""
+        """Scale and area change alike over a chip, stars' counts do not: the middle tells them wrong."""
         x, y = np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 9))
         area = Cells(values=1 - 0.035 * (x**2 + y**2), shape=(9216, 9216))
         scale = Cells(values=2.5 * area.values, shape=area.shape)

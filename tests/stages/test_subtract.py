@@ -164,25 +164,29 @@ def test_a_pair_leaves_its_images_as_they_were():
     np.testing.assert_array_equal(pair.template.data, kept[1])
 
 
+MOVED_SHAPE = (800, 840)
+
+
+@pytest.fixture(scope="module")
+def moved():
+    """Return the subtraction of 130 constant stars, each moved by its own 0.03 px per axis, and their places.
+
+    As much as the MOA series shows.
+    """
+    rng = np.random.default_rng(1)
+    x, y = skies.apart(1, MOVED_SHAPE, 130, skies.NO_STARS, distance=48, margin=26)
+    flux = np.exp(rng.uniform(np.log(4e4), np.log(4e5), 130))
+    sharp, wide = (skies.Epoch(seeing=skies.Seeing(fwhm=w, beta=3.4)) for w in (3.0, 3.1))
+    geometry = skies.Geometry(bend=0.0, rotation_deg=0.1, scale=1.0, shift=(20.4, 20.3))
+    off = rng.normal(0, 0.03, (2, 130))
+    science = skies.expose(MOVED_SHAPE, x + off[0], y + off[1], flux, sharp, [1, 0])
+    template = skies.expose((860, 900), *geometry.template(x, y), flux, wide, [1, 1])
+    done = process_pair(skies.raw_chip(science, sharp), skies.raw_chip(template, wide), PipelineConfig())
+    return done.subtracted, x, y
+
+
 class TestStarsThatMove:
-    """130 constant stars, each moved by its own 0.03 px per axis: as much as the MOA series shows."""
-
-    SHAPE = (800, 840)
-
-    @pytest.fixture(scope="class")
-    def moved(self):
-        rng = np.random.default_rng(1)
-        x, y = skies.apart(1, self.SHAPE, 130, skies.NO_STARS, distance=48, margin=26)
-        flux = np.exp(rng.uniform(np.log(4e4), np.log(4e5), 130))
-        sharp, wide = (skies.Epoch(seeing=skies.Seeing(fwhm=w, beta=3.4)) for w in (3.0, 3.1))
-        geometry = skies.Geometry(bend=0.0, rotation_deg=0.1, scale=1.0, shift=(20.4, 20.3))
-        off = rng.normal(0, 0.03, (2, 130))
-        science = skies.expose(self.SHAPE, x + off[0], y + off[1], flux, sharp, [1, 0])
-        template = skies.expose((860, 900), *geometry.template(x, y), flux, wide, [1, 1])
-        done = process_pair(skies.raw_chip(science, sharp), skies.raw_chip(template, wide), PipelineConfig())
-        return done.subtracted, x, y
-
-    def test_the_scatter_is_told(self, moved):
+    def test_their_scatter_is_told(self, moved):
         # stars beyond three times the spread are left out, and a standard error is taken off
         assert moved[0].registration.scatter_pix == pytest.approx(0.027, abs=0.006)
 
