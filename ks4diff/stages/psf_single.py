@@ -16,6 +16,8 @@ from ks4diff.products.psf import Psf, PsfField
 from ks4diff.stages.psf_config import PsfConfig
 from ks4diff.stages.variance import pixel_variance
 
+PARTS = 10  # of the stars, left out in turn
+
 
 def single_psf(
     image: MaskedImage, stars: StarList, gain: float, config: PsfConfig
@@ -24,7 +26,8 @@ def single_psf(
 
     Starts from a Gaussian of the clean stars' width; in each round all stars are fitted together, and the
     clean ones, their neighbours subtracted, are centred, scaled and averaged with clipping. The stated error
-    is the scatter of the clean stars' core pixels over the root of their number.
+    is the scatter of the clean stars' core pixels over the root of their number, that of the light what means
+    of fewer stars differ by.
 
     Raises
     ------
@@ -51,6 +54,7 @@ def single_psf(
         flux = fitted[2, usable]
         weights = known * np.minimum(flux, np.percentile(flux, 75))[:, None, None]
         stamp, error = average(stamps, weights, stamp, config.clip_sigma)
+    light_error = _light_error(stamps, weights, stamp, config.clip_sigma)
     fitted, _ = fit_stars(image.data, good, variance, stamp, fitted, core=core, sweeps=4)
     stamp = freed_of_shifts(stamp, fwhm)
     stamp /= stamp.sum()
@@ -58,7 +62,22 @@ def single_psf(
     kept = replace(
         stars, x=fitted[0], y=fitted[1], flux=fitted[2], fwhm=stars.fwhm[:n], clean=stars.clean[:n]
     )
-    return PsfField.uniform(psf, image.shape, error=error, white=True), kept
+    field = PsfField.uniform(psf, image.shape, error=error, white=True)
+    return replace(field, light_error=light_error), kept
+
+
+def _light_error(stamps: np.ndarray, weights: np.ndarray, psf: np.ndarray, clip_sigma: float) -> float:
+    """Return the standard error of the mean's light beyond its core, a fraction; by the jackknife over stars.
+
+    Stars come scaled by their cores: with other wings, or another pedestal, a mean of sum 1 has another core.
+    """
+    n = min(PARTS, len(stamps))
+    part = np.arange(len(stamps)) % n
+    core = []
+    for k in range(n):
+        without, _ = average(stamps[part != k], weights[part != k], psf, clip_sigma)
+        core.append((without * psf).sum() / (psf**2).sum())
+    return float(np.sqrt((n - 1) * np.var(core)))
 
 
 def gaussian(n: int, fwhm: float) -> np.ndarray:
