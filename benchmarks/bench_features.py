@@ -19,10 +19,11 @@ import numpy as np
 from benchmarks.timing import machine
 from ks4diff.io.models import load_model, shipped_model
 from ks4diff.numerics.forest import predicted
+from ks4diff.numerics.pools import set_threads
 from ks4diff.products.candidates import Candidates, empty_table
 from ks4diff.products.features import FEATURE_NAMES
 from ks4diff.products.model import Forest, RbModel
-from ks4diff.stages.features import FeaturesConfig, Scene, candidate_features
+from ks4diff.stages.features import Scene, candidate_features
 from ks4diff.stages.score import ScoreConfig, score_by_model
 from ks4diff.stages.subtract import subtract
 from ks4diff.stages.subtract_patch import SubtractConfig
@@ -32,7 +33,7 @@ from tests.strategies import moffat
 APART_PIX = 34
 DEPTH = 12
 WANTED_FEATURES_MS, WANTED_S = 0.3, 3.0
-ONE = ScoreConfig(features=FeaturesConfig(threads=1))
+CONFIG = ScoreConfig()
 
 
 def scene(n: int, seed: int = 1) -> tuple[Candidates, Scene]:
@@ -50,9 +51,7 @@ def scene(n: int, seed: int = 1) -> tuple[Candidates, Scene]:
         name = "template" if k % 10 == 9 else "science"
         images[name][y[k] - 20 : y[k] + 21, x[k] - 20 : x[k] + 21] += flux[k] * psf[name]
     known = plan.known(images["science"], images["template"])
-    difference = subtract(
-        known.chip, known.template, known.match, known.registration, SubtractConfig(threads=1)
-    )
+    difference = subtract(known.chip, known.template, known.match, known.registration, SubtractConfig())
     table = empty_table(n)
     table["x"], table["y"] = x + rng.uniform(-0.4, 0.4, n), y + rng.uniform(-0.4, 0.4, n)
     table["scorr"], table["is_positive"] = difference.score_corr[y, x], difference.score_corr[y, x] > 0
@@ -113,15 +112,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     n = options.candidates
+    set_threads(1)
     candidates, images = scene(n)
-    vector = candidate_features(candidates, images, ONE.features)
+    vector = candidate_features(candidates, images, CONFIG.features)
     folder = options.model or shipped_model()
     model = random_model(options.trees, vector) if folder is None else load_model(folder)
     samples = np.ascontiguousarray(vector[:, [FEATURE_NAMES.index(name) for name in model.features]])
     forest = model.forest
-    features_s = least(lambda: candidate_features(candidates, images, ONE.features), options.rounds)
+    features_s = least(lambda: candidate_features(candidates, images, CONFIG.features), options.rounds)
     forest_s = least(lambda: predicted(*forest.walk(), samples), options.rounds)
-    all_s = least(lambda: score_by_model(candidates, images, model, ONE), options.rounds)
+    all_s = least(lambda: score_by_model(candidates, images, model, CONFIG), options.rounds)
     print(machine())
     print(
         f"{n} candidates; {len(forest.roots)} trees, {len(forest.feature)} nodes; processor seconds, 1 thread"

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import fft
 
 from benchmarks.timing import machine
+from ks4diff.numerics.pools import set_threads
 from ks4diff.products.cells import Cells
 from ks4diff.products.psf import PsfField
 from ks4diff.stages.subtract import subtract
@@ -93,7 +94,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     shape = given.rows, given.columns
-    config = SubtractConfig(threads=given.threads)
+    config = SubtractConfig()
+    set_threads(given.threads)
     small = pair((700, 800))
     subtract(small.chip, small.template, small.match, small.registration, config)  # compiles
     known = pair(shape)

@@ -76,7 +76,7 @@ def main() -> None:
     ]
     grid = zogy.grid_shape((size, size), 29)
     inputs = known.chip, known.template, known.match, known.registration
-    ours = least_of_five(lambda: subtract(*inputs, SubtractConfig(threads=2)))
+    ours = least_of_five(lambda: subtract(*inputs, SubtractConfig()))
     plain = least_of_five(lambda: zogy.subtract(*pair, sigma_x=0.1, sigma_y=0.1))
     twin = timed(lambda: oracles.zogy(*pair, grid, sigma=(0.1, 0.1)))
     print(machine())

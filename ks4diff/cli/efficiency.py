@@ -31,6 +31,7 @@ def efficiency(  # noqa: PLR0913 - a command's options are one each for people, 
         tuple[float, float], typer.Option(metavar="LOW HIGH", help="Their S/N on the science image's sky.")
     ] = (4.0, 80.0),
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings of the stages.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that share an image (2).")] = None,
     threshold: Annotated[float | None, typer.Option(help="|S_corr| of a detection (5).")] = None,
     min_rb: Annotated[float | None, typer.Option(help="Real/bogus score that an alert needs.")] = None,
     gain: Annotated[float | None, typer.Option(help="Of a pair: electrons per count of both.")] = None,
@@ -54,6 +55,7 @@ def efficiency(  # noqa: PLR0913 - a command's options are one each for people, 
     Example: ks4diff efficiency raw/kmtc.20250207.004413.fits --templates store --out result
     """
     from ks4diff.io.charts import need_charts
+    from ks4diff.numerics.pools import set_threads
     from ks4diff.pipeline.config import build_config
     from ks4diff.pipeline.efficiency import EfficiencyConfig
     from ks4diff.pipeline.rb import scoring_config
@@ -61,6 +63,8 @@ def efficiency(  # noqa: PLR0913 - a command's options are one each for people, 
 
     need_charts()
     settings = scoring_config(config, threshold=threshold, min_rb=min_rb)
+    if threads is not None:
+        set_threads(threads)
     wanted = {"rounds": rounds, "inject": {"seed": seed, "per_mpix": per_mpix, "snr_range": list(snr)}}
     of_efficiency = build_config(EfficiencyConfig, wanted, where="options")
     if templates is not None:

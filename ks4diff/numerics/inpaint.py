@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
 
 from ks4diff.numerics.jit import jit
+from ks4diff.numerics.pools import pool
 
 OVER_RELAXATION = 1.6  # converges for any value in (0, 2); the doc of `fill` says how far this one gets
-_THREADS, _JOBS = 2, 16
+_JOBS = 16
 _DEEP_BLOCK = 64  # pixels this far from a hole's rim stay at sky: the rim would give them less than 0.5 %
 
 
@@ -111,8 +111,8 @@ def fill_holes(image: np.ndarray, bad: np.ndarray, *, sweeps: int = 60) -> None:
     cuts = np.searchsorted(starts, np.linspace(0, len(pixels), _JOBS + 1)[1:-1])
     edges = [0, *cuts.tolist(), len(starts) - 1]
     parts = [starts[low : high + 1] for low, high in pairwise(edges) if high > low]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(lambda part: _relax_holes(image, pixels, part, sweeps, OVER_RELAXATION), parts))
+    with pool() as threads:
+        list(threads.map(lambda part: _relax_holes(image, pixels, part, sweeps, OVER_RELAXATION), parts))
 
 
 def _shallow(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
@@ -130,8 +130,8 @@ def _shallow(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
             mask[:, spared[j]] = False
         return np.flatnonzero(mask) + j * size * wide
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        places = np.concatenate([np.empty(0, dtype=np.int64), *pool.map(strip, range(len(spared)))])
+    with pool() as threads:
+        places = np.concatenate([np.empty(0, dtype=np.int64), *threads.map(strip, range(len(spared)))])
     # few are bad: one by one they are written in a tenth of the time that a look at all pixels takes
     np.put(image, places, 0)
     return places

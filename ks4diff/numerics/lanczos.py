@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -14,13 +13,13 @@ from numba.np.arrayobj import make_array
 
 from ks4diff.numerics.jit import jit
 from ks4diff.numerics.lanczos_noise import noise_covariance as noise_covariance
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.taps import COORDINATE_STEP, tap_table
 from ks4diff.numerics.taps import STEPS as STEPS
 from ks4diff.numerics.taps import SUPPORT as SUPPORT
 
 FAINT, OUTSIDE = 1 << 14, 1 << 15  # flags of a sample beside those of its taps
 _BLOCK = 16  # side of the squares of input pixels that are known to be clean or not
-_THREADS = 2
 _BAND = 8  # rows of cells of 16x16 pixels that a thread takes at a time
 
 
@@ -262,11 +261,11 @@ def resample(
     result = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.uint16)
     taps = tap_table().astype(np.float32)
     sizes = COORDINATE_STEP, _BLOCK
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(lambda band: _blocks(source[1], _BLOCK, band, *blocks), _bands(counts[0])):
+    with pool() as threads:
+        for _ in threads.map(lambda band: _blocks(source[1], _BLOCK, band, *blocks), _bands(counts[0])):
             pass
         work = partial(_resample, source, blocks, nodes, sizes, taps)
-        for _ in pool.map(lambda band: work(band, result), _bands(-(-shape[0] // COORDINATE_STEP))):
+        for _ in threads.map(lambda band: work(band, result), _bands(-(-shape[0] // COORDINATE_STEP))):
             pass
     return result
 

@@ -7,16 +7,16 @@ proposal is accepted only if its matches could not be chance: Lang et al. 2010 A
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import poisson
 
 from ks4diff.numerics.jit import jit
+from ks4diff.numerics.pools import pool
 
 PROPOSALS = 8
-_THREADS = 2
+_PARTS = 4  # of the turns: results do not depend on how many threads share them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ def propose(science: np.ndarray, template: np.ndarray, limits: Limits, width: fl
     scales, angles = (_grid(limit, width / reach) for limit in (limits.scale, limits.rotation))
     cos, sin = (np.outer(1 + scales, turn).ravel() for turn in (np.cos(angles), np.sin(angles)))
     bins = int(np.ceil(2 * limits.shift / width)) + 1
-    turns = np.array_split(np.stack([cos, sin], axis=1), 2 * _THREADS)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        parts = pool.map(lambda some: _vote(science - middle, template - middle, some, bins, width), turns)
+    turns = np.array_split(np.stack([cos, sin], axis=1), _PARTS)
+    with pool() as threads:
+        parts = threads.map(lambda some: _vote(science - middle, template - middle, some, bins, width), turns)
         votes, shift = (np.concatenate(part) for part in zip(*parts, strict=True))
     similarity = np.stack(
         [

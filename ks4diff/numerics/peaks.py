@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from scipy.spatial import cKDTree
 
 from ks4diff.numerics.jit import jit
+from ks4diff.numerics.pools import pool
 
 REACH = 3  # px to either side that the top is sought with: an error of 0.002 px at FWHM 3 px
 MOVE = 0.75  # px that a top may lie from its pixel: an elongated source's lies up to 0.7 away
 _STRIP_ROWS = 512
-_THREADS = 2
 
 
 def find_peaks(score: np.ndarray, usable: np.ndarray, threshold: float, radius: int) -> np.ndarray:
@@ -33,9 +31,9 @@ def find_peaks(score: np.ndarray, usable: np.ndarray, threshold: float, radius: 
                 return out[:n]
             room = n
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with pool() as threads:
         found = np.concatenate(
-            [np.empty((0, 2), np.int64), *pool.map(work, range(0, len(score), _STRIP_ROWS))]
+            [np.empty((0, 2), np.int64), *threads.map(work, range(0, len(score), _STRIP_ROWS))]
         )
     found = found.T
     height = score[found[1], found[0]]

@@ -23,12 +23,13 @@ class Psf:
 class PsfField:
     """The PSF over an image: ``mean`` plus ``modes`` whose amplitudes change with position.
 
-    ``mean`` float32 [n, n], n odd, sum 1; ``modes`` float32 [m, n, n], each sum 0, m may be 0;
-    ``amplitudes`` Cells of [m, rows, columns]. ``error`` is no bound but a standard deviation: the rms
-    expected of the core's (within one FWHM) most wrong pixel, how stars scatter about the model included, as
-    a fraction of the peak; ``fwhm`` pixels; both per cell. ``white``: pixels err independently, as in a mean
-    of few stars, rather than as the width does; the error is then the rms of the core's pixels. ``n_stars`` of the whole image. ``light_error`` is the
-    standard error of the light that the stamps hold, as a fraction, of noise that pixels do not share.
+    ``mean`` float32 [n, n], n odd, sum 1; ``modes`` float32 [m, n, n], each sum 0, m may be 0; ``amplitudes``
+    Cells of [m, rows, columns]. ``error`` is no bound but a standard deviation: the rms expected of the
+    core's (within one FWHM) most wrong pixel, how stars scatter about the model included, as a fraction of
+    the peak; ``fwhm`` pixels; both per cell. ``white``: pixels err independently, as in a mean of few stars,
+    rather than as the width does; the error is then the rms of the core's pixels. ``n_stars`` of the whole
+    image. ``light_error`` is the standard error of the light that the stamps hold, as a fraction, of noise
+    that pixels do not share.
     """
 
     mean: np.ndarray

@@ -11,6 +11,7 @@ from scipy.signal import convolve2d
 from ks4diff.numerics.inpaint import fill_holes
 from ks4diff.numerics.lanczos import node_grid, resample
 from ks4diff.numerics.lanczos_noise import noise_covariance, noise_variance
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.taps import COORDINATE_STEP
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip, StarList
@@ -26,7 +27,6 @@ from ks4diff.stages.template_stars import on_chip
 MIN_COVERAGE = 0.05  # with less overlap there are too few stars to match anything
 NOISE_CELL_PIX = 256  # the depth of a KS4 stack steps at chip and dither borders: sharper than in 1k cells
 _STRIP_ROWS = 256  # 5 MB of a chip's flags
-_THREADS = 2
 
 
 def align(
@@ -115,8 +115,8 @@ def _renamed(flags: np.ndarray) -> int:
         strip[at] = name[strip[at]]
         return len(at)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return sum(pool.map(rename, range(0, len(flags), _STRIP_ROWS)))
+    with pool() as threads:
+        return sum(threads.map(rename, range(0, len(flags), _STRIP_ROWS)))
 
 
 def _sky_variance(template: CalibratedChip, nodes: np.ndarray, shape: tuple[int, int]) -> Cells:

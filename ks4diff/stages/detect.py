@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from ks4diff.numerics.peaks import find_peaks, refine_peaks
+from ks4diff.numerics.pools import pool
 from ks4diff.products.candidates import Detections
 from ks4diff.products.difference import Difference
 from ks4diff.products.image import PixelFlag
 
-WORKERS = 2
 STRIP_ROWS = 512
 BENT = 0.97  # noise bends a peak: what its pixel shows beside what a source's would
 VOID = PixelFlag.NO_DATA | PixelFlag.NON_FINITE | PixelFlag.TEMPLATE_NO_DATA | PixelFlag.DEAD_AMPLIFIER
@@ -65,6 +64,6 @@ def _usable(flags: np.ndarray) -> np.ndarray:
         rows = slice(top, top + STRIP_ROWS)
         np.equal(flags[rows] & flags.dtype.type(VOID), 0, out=out[rows])
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(work, range(0, len(flags), STRIP_ROWS)))
+    with pool() as threads:
+        list(threads.map(work, range(0, len(flags), STRIP_ROWS)))
     return out

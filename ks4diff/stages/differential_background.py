@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,12 +10,11 @@ from scipy.linalg import cho_factor, cho_solve
 
 from ks4diff.numerics import polynomial
 from ks4diff.numerics.levels import levels, paint_discs
+from ks4diff.numerics.pools import pool
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.errors import SkipChip
 from ks4diff.stages.amplifier_levels import AmplifierLevelConfig, amplifier_levels
-
-WORKERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +154,8 @@ def _measurer(chip, template, scale: Cells, parts, config):
         starts = np.unique(inside[:, 2])
         groups = [np.flatnonzero(inside[:, 2] == start) for start in starts]
         out = np.empty((3, len(boxes)))
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for group, found in zip(groups, pool.map(lambda g: band(inside[g]), groups), strict=True):
+        with pool() as threads:
+            for group, found in zip(groups, threads.map(lambda g: band(inside[g]), groups), strict=True):
                 out[:, group] = found
         level, spread, count = out
         with np.errstate(invalid="ignore"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from ks4diff.numerics import features as kernel
 from ks4diff.numerics.moments import half_max_width, stamps
+from ks4diff.numerics.pools import pool
 from ks4diff.products.candidates import Candidates
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
@@ -38,7 +38,6 @@ class FeaturesConfig:
 
     cell_pix: float = 512.0  # candidates of one cell share the PSFs of its middle
     at_once: int = 512  # candidates: their stamps take 40 MB
-    threads: int = 2
 
 
 class Scene(NamedTuple):
@@ -83,8 +82,8 @@ def candidate_features(
             _stamps(table[rows], scene, middle), _context(table[rows], scene, density[rows])
         )
 
-    with ThreadPoolExecutor(config.threads) as pool:
-        list(pool.map(work, parts))
+    with pool() as threads:
+        list(threads.map(work, parts))
     return out
 
 

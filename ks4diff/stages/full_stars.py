@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
 from ks4diff.numerics.holes import listed
 from ks4diff.numerics.moved_psf import moved_splines, splines
+from ks4diff.numerics.pools import pool
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Match
 from ks4diff.products.image import PixelFlag
 from ks4diff.stages.bleeds import patches
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
 
-THREADS = 2
 ROUNDS = 8
 STILL = 0.02  # px: a step that ends the fit
 WIDEST = 0.7  # of a patch's widest row: rows narrower than that are of the trail, not of the star
@@ -44,8 +42,8 @@ def full_stars(chip: CalibratedChip, template: AlignedTemplate, match: Match) ->
         _middle(box, patch, flags[box] & bits == bits)
         for box, patch in patches(*np.divmod(listed(flags, bits), flags.shape[1]))
     ]
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda start: _fitted(chip, template, match, start), starts))
+    with pool() as threads:
+        found = list(threads.map(lambda start: _fitted(chip, template, match, start), starts))
     return np.array([star for star in found if star is not None]).reshape(-1, 3).T
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from scipy import fft, ndimage
 
 from ks4diff.numerics.moments import stamps
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.psf_grid import transform
 from ks4diff.numerics.track_fit import Gains, explained
 from ks4diff.numerics.track_tables import light_table
@@ -20,7 +20,6 @@ from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Match
 from ks4diff.stages.on_scale import science_on_scale, template_on_scale
 
-WORKERS = 2
 GRID = 64  # pixels of the stamps that are predicted from the other image; its kernels fade within 20
 
 
@@ -96,8 +95,8 @@ def gains_of(table, chip, template, match, config: HitsConfig) -> Gains:
                 x, y = table["x"][of_sign] - box[1].start, table["y"][of_sign] - box[0].start
                 out[:, of_sign] = _explain(side, x, y, config)
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(work, _parts(table, chip.image.shape)))
+    with pool() as threads:
+        list(threads.map(work, _parts(table, chip.image.shape)))
     return Gains(*out)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from ks4diff.numerics.cutouts import cut
+from ks4diff.numerics.pools import pool
 from ks4diff.products.candidates import REJECTING_BITS, Candidates, Detections, empty_table
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
@@ -21,7 +21,6 @@ from ks4diff.stages.photometry import njy_per_count
 from ks4diff.stages.place import Place, psf_of_place
 from ks4diff.stages.score import rank
 
-WORKERS = 2
 CUT_AT_A_TIME = 512  # candidates: 24 MB of cut-outs
 MOST_REJECTED = 30  # rejected candidates with cut-outs: more are never drawn
 
@@ -52,8 +51,8 @@ def measure(
         add_fits(rows, place, difference)
         table[place.rows] = rows
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(work, _places(table, difference)))
+    with pool() as threads:
+        list(threads.map(work, _places(table, difference)))
     add_magnitudes(table, unit, calibrated=chip.raw.zeropoint is not None)
     around = add_context(table, chip, template, difference, unit)
     add_flags(table, around, template, difference, unit, config)
@@ -114,6 +113,6 @@ def cut_out(
         for k, (data, masks, factor) in enumerate(planes):
             cut(out[part, k], data, masks, at[:, part], factor)
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(work, range(0, len(shown), CUT_AT_A_TIME)))
+    with pool() as threads:
+        list(threads.map(work, range(0, len(shown), CUT_AT_A_TIME)))
     return replace(candidates, cutouts=out, shown=shown)

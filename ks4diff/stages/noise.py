@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from ks4diff.numerics.noise import (
     pair_powers,
     power_spectrum,
 )
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.psf_grid import extract, taper, transform
 from ks4diff.products.chip import ReducedChip
 from ks4diff.products.noise import NoiseModel
@@ -27,7 +27,6 @@ LEAST_NOISE = 0.93  # of the fitted noise power: its own error is some 5 %
 STOPPED = 1e-3  # of the squared transfer: less of it is no light
 LOWEST_FREQUENCY = 0.08  # cycles per pixel: below, the background's own errors rule
 RINGS = (0.08, 0.16, 0.24, 0.32, 0.4, 0.48)  # cycles per pixel, between rings: 4 lags tell no finer
-THREADS = 2
 FEWEST_QUIET = 10_000  # pixels: they tell a covariance to 1 % of the variance, the power of 81 lags to 9 %
 
 Box = tuple[slice, slice]
@@ -95,8 +94,8 @@ def unshared_noise(
     if any(model.method != "sky" for model in models) or np.count_nonzero(sky) < FEWEST_QUIET:
         return models
     far = config.max_lag_pix
-    with ThreadPoolExecutor(THREADS) as pool:
-        squares = list(pool.map(lambda *square: pair_powers(*square, far), *images, sky))
+    with pool() as threads:
+        squares = list(threads.map(lambda *square: pair_powers(*square, far), *images, sky))
     shared, difference = by_lag(sum(squares), sky.shape[1:], far)
     shared, difference = (c - float(c[_lag(far) > 0.75 * far].mean()) for c in (shared, difference))
     hats = [transform(_cropped(psf.stamp, min(GRID)), GRID) for psf in psfs]
@@ -117,8 +116,8 @@ def _sampled(sky: np.ndarray, config: NoiseConfig, of_patch: Callable[[Box], np.
     """Return the median of what the patches with sky (bool [y, x]) give, lag by lag."""
     boxes = _patches(sky.shape, config)
     shown = [box for box in boxes if sky[box].mean() > config.least_sky] or boxes
-    with ThreadPoolExecutor(THREADS) as pool:
-        return np.median(list(pool.map(of_patch, shown)), axis=0)
+    with pool() as threads:
+        return np.median(list(threads.map(of_patch, shown)), axis=0)
 
 
 def _patches(shape: tuple[int, int], config: NoiseConfig) -> list[Box]:

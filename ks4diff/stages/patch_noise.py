@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy import ndimage
 from ks4diff.numerics.lanczos import COORDINATE_STEP
 from ks4diff.numerics.lanczos_noise import noise_variance
 from ks4diff.numerics.mesh import pixel_noise
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.psf_grid import widened
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, Amplifier, CalibratedChip
@@ -23,7 +23,6 @@ STEP_PIX = 32  # of the maps of depth: an amplifier's border is no wider than a 
 PIECE_PIX = 288  # an amplifier's variance is measured in pieces this large ...
 PIECE_ROWS = 96  # ... from this many rows in their middle: 28 000 pixels tell it to 1 %
 FEWEST_PIXELS = 1000  # of sky in such a piece, or the next one speaks for it
-THREADS = 2
 
 
 def depth(image: CalibratedChip | AlignedTemplate, steps: tuple[AmplifierStep, ...] = ()) -> Cells:
@@ -99,8 +98,8 @@ def _pieces(chip: CalibratedChip, amplifier: Amplifier) -> tuple[tuple[int, int,
         sigma, count = pixel_noise(chip.image.data, chip.sky, *part)
         cells.values[j, i] = sigma**2 if count >= FEWEST_PIXELS else 0.0
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(look, cells.boxes()))
+    with pool() as threads:
+        list(threads.map(look, cells.boxes()))
     known = cells.values > 0
     if not known.any():
         return None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.psf_modes import radii
 from ks4diff.products.cells import Cells, cell_grid
-from ks4diff.stages.psf_stars import WORKERS, Sample
+from ks4diff.stages.psf_stars import Sample
 
 MODEL_FLOOR = 0.005  # of the peak: what centring and sampling add to a star's own noise
 WIDTH_FLOOR = 0.02  # of the peak: stars of a 512 px square may differ by so much at a border of a stack
@@ -35,8 +35,8 @@ def star_weights(sample: Sample, psf: np.ndarray, core: np.ndarray) -> np.ndarra
 def by_pixels(work: Callable[[slice], Any], n: int) -> list:
     """Return what ``work`` gives for each of some equal parts of n pixels, on two threads."""
     edges = np.linspace(0, n, PARTS + 1).astype(int).tolist()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(work, [slice(*ends) for ends in pairwise(edges)]))
+    with pool() as threads:
+        return list(threads.map(work, [slice(*ends) for ends in pairwise(edges)]))
 
 
 def weighted_mean(sample: Sample, psf: np.ndarray, core: np.ndarray) -> np.ndarray:

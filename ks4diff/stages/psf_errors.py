@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from ks4diff.numerics.moments import half_max_width
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.psf_borders import Borders
 from ks4diff.numerics.psf_modes import radii
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
@@ -15,7 +15,7 @@ from ks4diff.products.psf import PsfField
 from ks4diff.stages.psf_amplitudes import Amplitudes
 from ks4diff.stages.psf_clean import GROUP_PIX, star_weights, widths
 from ks4diff.stages.psf_config import PsfConfig
-from ks4diff.stages.psf_stars import WORKERS, Sample
+from ks4diff.stages.psf_stars import Sample
 
 SAMPLING = 0.0015  # of the peak: what sub-pixel sampling and calmed wings leave
 LARGEST = 1.6  # sigma: the largest of a core's some five independent deviations, rms
@@ -99,8 +99,8 @@ def _fwhm(mean: np.ndarray, modes: np.ndarray, field: Cells, last: bool) -> Cell
     cut = slice(max(half - 10, 0), half + 11)
     amplitude = field.at(*(a.ravel() for a in wide.middles()))
     stamps = mean[cut, cut] + np.einsum("mp,mij->pij", amplitude, modes[:, cut, cut])
-    with ThreadPoolExecutor(WORKERS) as pool:
-        fwhm = np.array(list(pool.map(half_max_width, stamps)), dtype=np.float32)
+    with pool() as threads:
+        fwhm = np.array(list(threads.map(half_max_width, stamps)), dtype=np.float32)
     return replace(wide, values=fwhm.reshape(wide.values.shape))
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from ks4diff.numerics.far_pixels import left_by
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.psf_stars import centred_stamps, cut, fit_cell, framed
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import StarList
 from ks4diff.products.image import MaskedImage
 from ks4diff.products.psf import PsfField
 
-WORKERS = 2
 PATCH_PIX = 256.0  # of stars that are fitted with one PSF ...
 UNLIKE = 0.01  # of the peak: ... unless theirs differs by more, at a border
 FAINT_SIGMA = 0.3  # of the sky: a star's light beyond its small stamp may be this bright
@@ -110,8 +109,8 @@ class Measurer:
 
         ``stars`` [3, n] (x, y, flux), brightest first; those elsewhere come back as they are.
         """
-        with ThreadPoolExecutor(WORKERS) as pool:
-            parts = list(pool.map(lambda box: self._cell(stars, psf, box, sweeps), boxes))
+        with pool() as threads:
+            parts = list(threads.map(lambda box: self._cell(stars, psf, box, sweeps), boxes))
         out = stars.copy()
         for rows, fitted, _ in parts:
             out[:, rows] = fitted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,10 @@ from scipy import ndimage
 
 from ks4diff.numerics.cross_shift import matching_places
 from ks4diff.numerics.pixel_map import PixelMap
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.star_finder import measure_spots
 from ks4diff.products.cells import CELL_PIX, Cells, cell_grid
 from ks4diff.products.chip import CalibratedChip
-
-_THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +64,8 @@ def on_pixels(
         rows = chosen[cell == k]
         return rows, _in_cell(science, template, found, (middles[k], points[rows]), config)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(work, np.unique(cell)))
+    with pool() as threads:
+        parts = list(threads.map(work, np.unique(cell)))
     out = np.full(points.shape, np.nan)
     for rows, places in parts:
         out[rows] = places

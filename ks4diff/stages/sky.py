@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -11,11 +10,11 @@ from scipy import ndimage
 
 from ks4diff.numerics.defects import clear_above, grow_seeds
 from ks4diff.numerics.mesh import classify, mesh_levels, pixel_noise, subtract_lines
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.smooth import gaussian_smooth
 from ks4diff.products.cells import Cells, cell_grid
 
 STRIP_ROWS = 128  # worked on at a time: 4.7 MB of a chip's width
-THREADS = 2
 SMOOTH_PIX = 1.5  # sources are looked for in the image smoothed by this Gaussian
 SPREAD_CELL_PIX = 512  # thresholds follow the noise of amplifiers, 1152 px wide, and of vignetting
 SPREAD_PATCH_PIX = 128  # looked at in the middle of each such cell: its spread comes out to 2 %
@@ -32,8 +31,8 @@ T = TypeVar("T")
 def over_strips(work: Callable[[slice], T], n_rows: int, strip: int = STRIP_ROWS) -> list[T]:
     """Return what ``work`` gives for each strip of rows, top strip first; two threads."""
     strips = [slice(top, min(top + strip, n_rows)) for top in range(0, n_rows, strip)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(work, strips))
+    with pool() as threads:
+        return list(threads.map(work, strips))
 
 
 def sky_level(data: np.ndarray, used: np.ndarray, mesh_pix: int, taken: Cells | None = None) -> Cells:
@@ -48,8 +47,10 @@ def sky_level(data: np.ndarray, used: np.ndarray, mesh_pix: int, taken: Cells | 
     rows, columns = cells.values.shape
     y = np.rint(np.linspace(0, data.shape[0], rows + 1)).astype(np.int64)
     x = np.rint(np.linspace(0, data.shape[1], columns + 1)).astype(np.int64)
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda j: mesh_levels(data, used, (int(y[j]), int(y[j + 1])), x), range(rows)))
+    with pool() as threads:
+        found = list(
+            threads.map(lambda j: mesh_levels(data, used, (int(y[j]), int(y[j + 1])), x), range(rows))
+        )
     mean, median, sigma, count = np.stack(found, axis=1)
     level = _level(mean, median, sigma)
     if taken is not None:
@@ -139,8 +140,8 @@ def _smoothed_spread(data: np.ndarray, used: np.ndarray) -> Cells:
         smooth = gaussian_smooth(data, SMOOTH_PIX, rows, columns)
         cells.values[j, i] = robust_std(smooth[used[rows, columns]])
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(work, cells.boxes()))
+    with pool() as threads:
+        list(threads.map(work, cells.boxes()))
     values = _from_neighbours(cells.values, cells.values > 0)
     # in a cell full of one galaxy its neighbours' noise counts
     values = ndimage.median_filter(values, 3, mode="nearest")
@@ -165,8 +166,8 @@ def relative_variance(data: np.ndarray, sky: np.ndarray) -> Cells:
     def work(box: tuple[int, int, slice, slice]) -> tuple[float, int]:
         return pixel_noise(data, sky, box[2], box[3])
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = np.array(list(pool.map(work, cells.boxes()))).reshape(*cells.values.shape, 2)
+    with pool() as threads:
+        found = np.array(list(threads.map(work, cells.boxes()))).reshape(*cells.values.shape, 2)
     variance, count = found[..., 0] ** 2, found[..., 1]
     known = (count >= FEWEST_PIXELS) & (variance > 0)
     if not known.any():

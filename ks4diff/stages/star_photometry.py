@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from ks4diff.numerics.pair_photometry import CommonWeights, common_weights, kernels_of, pair_sums
+from ks4diff.numerics.pools import pool
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.psf import PsfField
 
-WORKERS = 2
 WIDTH_STEP = 0.05  # of the weights' logarithm: parts of like PSFs share theirs
 
 
@@ -89,8 +88,8 @@ def star_ratios(chip: CalibratedChip, template: AlignedTemplate, config: StarRat
         table = _block(chip, template, own, there, k, kernels, config)
         return np.concatenate([table, np.full((1, table.shape[1]), float(k))])
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        found = np.concatenate([np.empty((7, 0)), *pool.map(one, range(at.shape[1]))], axis=1)
+    with pool() as threads:
+        found = np.concatenate([np.empty((7, 0)), *threads.map(one, range(at.shape[1]))], axis=1)
     return _ratios(found, config)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ks4diff.numerics.heap import keep_freed
 from ks4diff.numerics.patches import Span, add, spans
+from ks4diff.numerics.pools import n_threads, pool
 from ks4diff.products.cells import Cells
 from ks4diff.products.chip import AlignedTemplate, CalibratedChip
 from ks4diff.products.difference import Difference, Match
@@ -71,11 +71,11 @@ def subtract(
 
 def _in_turn(pair: Pair, places: list[tuple[Span, Span]]) -> Iterator[tuple[Span, Span, PatchResult]]:
     """Yield each place with its patch, in order whatever thread is first; few wait at a time."""
-    with ThreadPoolExecutor(pair.config.threads) as pool:
+    with pool() as threads:
         waiting: deque = deque()
         for place in places:
-            waiting.append((place, pool.submit(subtract_patch, pair, *place)))
-            if len(waiting) > pair.config.threads + 1:
+            waiting.append((place, threads.submit(subtract_patch, pair, *place)))
+            if len(waiting) > n_threads() + 1:
                 (rows, columns), future = waiting.popleft()
                 yield rows, columns, future.result()
         for (rows, columns), future in waiting:

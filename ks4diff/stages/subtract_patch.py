@@ -44,7 +44,6 @@ class SubtractConfig:
     fill_error: float = 1.0  # of the light that a hole hides: a fill knows no star's peak
     saturated_fill_error: float = 4.0  # of a saturated core, whose rim is far below its peak
     edge_fwhm: float = 1.0  # closer to the border a source is cut
-    threads: int = 2  # patches at a time
 
 
 class Pair(NamedTuple):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
+from ks4diff.numerics.pools import pool
 from ks4diff.products.cells import Cells, cell_grid
 from ks4diff.products.chip import StarList
 from ks4diff.products.image import MaskedImage, PixelFlag
@@ -14,7 +13,6 @@ from ks4diff.stages.footprint import shifted_wcs
 from ks4diff.stages.ingest import MAX_COUNTS, is_believable
 
 _STRIP_ROWS = 64  # worked on at a time: 2.4 MB of a chip's width stay in the cache
-_THREADS = 2
 _SATURATION_REACH = 2  # neighbours of a full pixel hold spilt charge
 _MIN_SKY_SIGMA = 0.05  # a sky below this is left: subtracting its map would only add the map's noise
 _EXPOSURE_S = 120.0  # of KS4 (shared facts: kmtnet.md section 2)
@@ -49,8 +47,8 @@ def make_part(data: np.ndarray, box: PixelBox, record: TileRecord, stars: StarLi
             out[rows] = level
         return strange
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        strange = any(list(pool.map(make_strip, range(0, len(data), _STRIP_ROWS))))
+    with pool() as threads:
+        strange = any(list(threads.map(make_strip, range(0, len(data), _STRIP_ROWS))))
     _spread_saturation(flags)
     if strange or out is not data:
         lost = (flags & int(PixelFlag.NO_DATA | PixelFlag.NON_FINITE)) != 0

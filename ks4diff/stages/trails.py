@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
+from ks4diff.numerics.pools import pool
 from ks4diff.numerics.white_bins import bin_sums
 from ks4diff.products.candidates import FLAG_BIT, Candidates
 from ks4diff.products.difference import Difference
 from ks4diff.stages.trail_ridges import BIN, CEILING, TILE, Trail, TrailsConfig, levelled, ridges
 
-WORKERS = 2
 STEP = 384  # px from tile to tile: the shortest trail lies whole in one of them
 SAMPLE = 4  # px between those that tell the usual error of a flux
 
@@ -63,9 +62,9 @@ def _both(difference: Difference, config: TrailsConfig) -> dict[float, list[Trai
             out += [(float(sign), trail) for trail in placed if _believed(trail, config)]
         return out
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(fill, strips))
-        every = [one for found in pool.map(work, starts) for one in found]
+    with pool() as threads:
+        list(threads.map(fill, strips))
+        every = [one for found in threads.map(work, starts) for one in found]
     by_sign = {side: [trail for sign, trail in every if sign == side] for side in (1.0, -1.0)}
     return {sign: trails + _bridges(trails, config) for sign, trails in by_sign.items()}
 

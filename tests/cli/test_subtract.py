@@ -15,6 +15,7 @@ import pytest
 from astropy.io import fits
 
 from ks4diff.cli.main import main
+from ks4diff.numerics import pools
 from tests import skies
 from tests.broker.broker import free_port
 from tests.pipeline.test_report import CHIP_KEYS, RUN_KEYS
@@ -219,3 +220,13 @@ def test_inputs_are_left_as_they_were(files, tmp_path):
     before = [path.read_bytes() for path in files]
     assert ks4diff("subtract", *files, "--out", tmp_path / "out").returncode == 0
     assert [path.read_bytes() for path in files] == before
+
+
+def test_the_number_of_threads_changes_nothing(files, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pools._Setting, "threads", 2)  # put back at the end
+    done = ks4diff("subtract", *files, "--out", tmp_path, "--threads", 3)
+    assert done.returncode == 0, done.stderr
+    assert pools.n_threads() == 3
+    tables = [fits.getdata(folder / "candidates.fits", 1) for folder in (tmp_path, run[0])]
+    assert tables[0].tobytes() == tables[1].tobytes()
+    assert "threads" in refused("subtract", *files, "--out", tmp_path, "--threads", 0)

@@ -40,7 +40,7 @@ def measured(science, template, *, seed=1, flags=None, stars=None):
     known = Plan(science=sides[0], template=sides[1], scale=SCALE).known(*images, (flags, None))
     if stars is not None:
         known = replace(known, template=replace(known.template, stars=stars))
-    difference = subtract(*known.inputs, SubtractConfig(threads=1))
+    difference = subtract(*known.inputs, SubtractConfig())
     found = detect(difference, DetectConfig())
     return measure(found, known.chip, known.template, difference, MeasureConfig()).table
 
