@@ -38,7 +38,7 @@ def train(  # noqa: PLR0913 - a command's options are one each for people, not c
     A field takes minutes and is kept in HARVEST; an interrupted run goes on where it was. Equal seeds and
     settings give equal models. Needs pip install 'ks4diff[train]'.
 
-    Example: ks4diff train harvest --out models/ks4rb-1.1.0 --fields 240 --processes 8
+    Example: ks4diff train harvest --out models/ks4rb-1.2.0 --fields 240 --processes 8
     """
     try:
         from ks4diff.training.train import harvest_all, harvested, train_config

@@ -83,7 +83,7 @@ class Forest:
 class RbModel:
     """A model that scores candidates: ``features`` by name in the forest's order, and its whole card."""
 
-    version: str  # ks4rb-1.1.0+<8 digits of the arrays' sha256>
+    version: str  # ks4rb-1.2.0+<8 digits of the arrays' sha256>
     threshold: float  # the score that alerts need by default
     prior: float  # share of real candidates that the score, read as a probability, assumes
     features: tuple[str, ...]
