@@ -31,7 +31,7 @@ def efficiency(  # noqa: PLR0913 - a command's options are one each for people, 
         tuple[float, float], typer.Option(metavar="LOW HIGH", help="Their S/N on the science image's sky.")
     ] = (4.0, 80.0),
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings of the stages.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that share an image (2).")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that share an image.")] = 2,
     threshold: Annotated[float | None, typer.Option(help="|S_corr| of a detection (5).")] = None,
     min_rb: Annotated[float | None, typer.Option(help="Real/bogus score that an alert needs.")] = None,
     gain: Annotated[float | None, typer.Option(help="Of a pair: electrons per count of both.")] = None,
@@ -63,8 +63,7 @@ def efficiency(  # noqa: PLR0913 - a command's options are one each for people, 
 
     need_charts()
     settings = scoring_config(config, threshold=threshold, min_rb=min_rb)
-    if threads is not None:
-        set_threads(threads)
+    set_threads(threads)
     wanted = {"rounds": rounds, "inject": {"seed": seed, "per_mpix": per_mpix, "snr_range": list(snr)}}
     of_efficiency = build_config(EfficiencyConfig, wanted, where="options")
     if templates is not None:

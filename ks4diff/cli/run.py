@@ -24,7 +24,7 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
         Path | None, typer.Option(metavar="DIR", help="Masters that ks4diff calibrate made.")
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings of the stages.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that share an image (2).")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that share an image.")] = 2,
     threshold: Annotated[float | None, typer.Option(help="|S_corr| of a detection (5).")] = None,
     min_rb: Annotated[float | None, typer.Option(help="Real/bogus score that an alert needs.")] = None,
     save_images: Annotated[
@@ -53,8 +53,7 @@ def run(  # noqa: PLR0913 - a command's options are one each for people, not cou
     from ks4diff.products.errors import InputError
 
     settings = scoring_config(config, threshold=threshold, min_rb=min_rb)
-    if threads is not None:
-        set_threads(threads)
+    set_threads(threads)
     where = {"kafka": kafka, "topic": topic, "settings": settings.kafka}
     check_destination(kafka, topic, settings.kafka)
     found = exposures_of(exposures)

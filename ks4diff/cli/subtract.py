@@ -22,7 +22,7 @@ def subtract(  # noqa: PLR0913 - a command's options are one each for people, no
         Path, typer.Option("--out", metavar="DIR", help="Folder for the results; made if need be.")
     ],
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings of the stages.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that share an image (2).")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that share an image.")] = 2,
     threshold: Annotated[float | None, typer.Option(help="|S_corr| of a detection (5).")] = None,
     min_rb: Annotated[float | None, typer.Option(help="Real/bogus score that an alert needs.")] = None,
     science_hdu: Annotated[str | None, typer.Option(help="Number or name of the HDU.")] = None,
@@ -52,8 +52,7 @@ def subtract(  # noqa: PLR0913 - a command's options are one each for people, no
     from ks4diff.pipeline.rb import scoring_config
 
     settings = scoring_config(config, threshold=threshold, min_rb=min_rb)
-    if threads is not None:
-        set_threads(threads)
+    set_threads(threads)
     options = {"gain": gain, "saturation": saturation}
     first = read_chip(science, hdu=_hdu(science_hdu), zeropoint=zeropoint, **options)
     second = read_chip(reference, hdu=_hdu(reference_hdu), **options)
