@@ -32,11 +32,13 @@ class ScaleLeft(NamedTuple):
 class StarResiduals(NamedTuple):
     """What bright stars leave in the score.
 
-    ``rms`` of S_corr within a FWHM of them, 1 when they cancel within their errors; ``dipoles`` the fraction
-    with both a peak and a trough beyond 5 sigma there; ``n_stars``. NaN without stars.
+    ``rms`` of S_corr within a FWHM of them, 1 when they cancel within their errors; ``usual_rms`` without the
+    twentieth of them that leave most, which may vary; ``dipoles`` the fraction with both a peak and a trough
+    beyond 5 sigma there; ``n_stars``. NaN without stars.
     """
 
     rms: float
+    usual_rms: float
     dipoles: float
     n_stars: int
 
@@ -77,15 +79,19 @@ def star_residuals(difference: Difference, stars: StarList) -> StarResiduals:
     """Return what the bright stars leave around them in S_corr."""
     j, i, bright = _bright(difference, stars)
     if bright.size == 0:
-        return StarResiduals(float("nan"), float("nan"), 0)
+        return StarResiduals(float("nan"), float("nan"), float("nan"), 0)
     half = max(round(difference.psf.fwhm_pix), 2)
     clean = np.where(difference.flags == 0, difference.score_corr, np.float32(np.nan))
     around = stamps(clean, i, j, half, np.nan)
     offset = np.arange(-half, half + 1)
     around = around[:, offset[:, None] ** 2 + offset**2 <= half**2]
     high, low = np.nanmax(around, axis=1), np.nanmin(around, axis=1)
+    power = np.sort(np.nanmean(around**2, axis=1))
     return StarResiduals(
-        float(np.sqrt(np.nanmean(around**2))), float(((high > 5) & (low < -5)).mean()), len(bright)
+        rms=float(np.sqrt(np.nanmean(around**2))),
+        usual_rms=float(np.sqrt(power[: max(round(0.95 * len(power)), 1)].mean())),
+        dipoles=float(((high > 5) & (low < -5)).mean()),
+        n_stars=len(bright),
     )
 
 

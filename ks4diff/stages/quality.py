@@ -48,7 +48,7 @@ class QualityConfig:
     fail_scale_range: float = 0.7
     warn_scale_left: float = 0.02  # of bright stars' flux that the difference holds, beyond five errors
     fail_scale_left: float = 0.2
-    warn_star_rms: float = 3.0  # of S_corr within a FWHM of bright stars
+    warn_star_rms: float = 3.0  # of S_corr within a FWHM of bright stars, a twentieth of which may vary
     fail_star_rms: float = 30.0
     warn_dipoles: float = 0.05  # of the bright stars with a peak and a trough beyond 5 sigma
     fail_dipoles: float = 0.5
@@ -148,7 +148,7 @@ def _of_stars(template: AlignedTemplate, difference: Difference) -> Iterator[tup
         sure = abs(left.fraction) > 5 * left.error * max(left.chi2, 1.0) ** 0.5
         yield "flux scale left in stars", abs(left.fraction) if sure else 0.0
     if around.n_stars >= FEWEST_STARS:
-        yield "bright stars: rms of S_corr", around.rms
+        yield "bright stars: rms of S_corr", around.usual_rms
         yield "bright stars: share of dipoles", around.dipoles
 
 

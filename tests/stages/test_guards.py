@@ -105,3 +105,12 @@ def test_motion_of_a_part_is_that_of_the_whole():
     np.testing.assert_allclose(part[:, 1:], whole[100:160, 1:50], rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="slopes"):
         motion(one.__class__(**{**one.__dict__, "slopes": None}), slice(None), slice(None))
+
+
+def test_a_star_that_varies_does_not_speak_for_all():
+    plain = difference()
+    score = plain.score_corr.copy()
+    score[Y[7], X[7]] = 200.0
+    around = star_residuals(replace(plain, score_corr=score), star_list())
+    assert around.rms > 2
+    assert around.usual_rms == pytest.approx(1, abs=0.1)
