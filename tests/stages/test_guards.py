@@ -113,4 +113,5 @@ def test_a_star_that_varies_does_not_speak_for_all():
     score[Y[7], X[7]] = 200.0
     around = star_residuals(replace(plain, score_corr=score), star_list())
     assert around.rms > 2
-    assert around.usual_rms == pytest.approx(1, abs=0.1)
+    # the twentieth that noise alone makes highest is left out too
+    assert around.usual_rms == pytest.approx(0.92, abs=0.1)
