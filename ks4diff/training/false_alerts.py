@@ -60,7 +60,7 @@ def alerts_at(table: Table, score: np.ndarray, threshold: float) -> dict[str, An
     """Return false alerts per full chip at a threshold, and how many of the sources become alerts.
 
     Sources count by the S/N that the difference should show, whether detected or not. The false alerts'
-    interval is Poisson's (Garwood 1936), shares have Wilson's, both of 95 %.
+    interval is Poisson's (Garwood 1936), shares' that of `share_row`, both of 95 %.
     """
     seen = searched(table)
     n = int((false_scores(table, score, seen) >= threshold).sum())
@@ -86,11 +86,11 @@ def alerts_at(table: Table, score: np.ndarray, threshold: float) -> dict[str, An
     added = is_added(changes["tag"]) & seen.changes & ~beside_changes(table)
     for name, low, high in (*_bins(), ("8", 8, np.inf)):
         of = added & (changes["expected"] >= low) & (changes["expected"] < high)
-        out.setdefault("added", {})[name] = share_row(int(found[of].sum()), int(of.sum()))
+        out.setdefault("added", {})[name] = share_row(found, of, table.change_field)
     for kind in CHANGING:
         of = seen.changes & (changes["tag"] == kind) & (changes["expected"] >= ALERT_SCORE)
         of &= np.isfinite(changes["expected"])
-        out.setdefault("sky", {})[kind] = share_row(int(found[of].sum()), int(of.sum()))
+        out.setdefault("sky", {})[kind] = share_row(found, of, table.change_field)
     return out
 
 

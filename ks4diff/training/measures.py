@@ -18,6 +18,7 @@ BINS = 15  # of equal mass, of the calibration error
 SCORE_EDGES = (5.0, 6.0, 7.0, 8.0, 10.0, 20.0, np.inf)
 SEEING_EDGES = (0.0, 3.0, 4.0, np.inf)  # pixels: 1.2" and 1.6"
 BOOTSTRAPS = 200
+SHARES_REDRAWN = 1000
 
 
 class Sets(NamedTuple):
@@ -126,15 +127,22 @@ def with_interval(measure, real, real_field, bogus, bogus_field) -> dict[str, fl
     return {"value": rounded(value), "low": rounded(low), "high": rounded(high)}
 
 
-def share_row(hits: int, of: int) -> dict[str, float]:
-    """Return a share with its 95 % Wilson interval."""
-    low, high = wilson(hits, of, NORMAL_95)
-    return {
-        "n": int(of),
-        "value": rounded(hits / of if of else np.nan),
-        "low": rounded(low),
-        "high": rounded(high),
-    }
+def share_row(passed: np.ndarray, of: np.ndarray, field: np.ndarray) -> dict[str, float]:
+    """Return which share of the rows ``of`` (bool [n]) passed, with its 95 % interval, over ``field`` [n].
+
+    The wider of Wilson's and that of fields drawn again: rows of one field share its images and templates,
+    but where none or all passed fields do not differ.
+    """
+    numbers, at = np.unique(field[of], return_inverse=True)
+    n = np.bincount(at, minlength=len(numbers))
+    hits = np.bincount(at, passed[of], minlength=len(numbers))
+    low, high = wilson(int(hits.sum()), int(n.sum()), NORMAL_95)
+    if len(numbers) > 1:
+        drawn = np.random.default_rng(73).integers(0, len(numbers), (SHARES_REDRAWN, len(numbers)))
+        redrawn = np.percentile(hits[drawn].sum(axis=1) / n[drawn].sum(axis=1), [2.5, 97.5])
+        low, high = min(low, redrawn[0]), max(high, redrawn[1])
+    value = hits.sum() / n.sum() if n.sum() else np.nan
+    return {"n": int(n.sum()), "value": rounded(value), "low": rounded(low), "high": rounded(high)}
 
 
 def rounded(value: float) -> float | None:
@@ -184,14 +192,14 @@ def slices(table: Table, score: np.ndarray, threshold: float) -> dict[str, Any]:
     for tag in np.unique(rows["tag"][use]):
         of = use & (rows["tag"] == tag)
         which = "kind" if rows["real"][of].any() else "bogus"
-        out[which][str(tag)] = share_row(int(passed[of].sum()), int(of.sum()))
+        out[which][str(tag)] = share_row(passed, of, table.field)
     for name, value, edges in (
         ("added_score", np.abs(rows["scorr"]), SCORE_EDGES),
         ("added_seeing", seeing, SEEING_EDGES),
     ):
         for low, high in pairwise(edges):
             of = use & added & (value >= low) & (value < high)
-            out[name][f"{low:g}-{high:g}"] = share_row(int(passed[of].sum()), int(of.sum()))
+            out[name][f"{low:g}-{high:g}"] = share_row(passed, of, table.field)
     return out
 
 

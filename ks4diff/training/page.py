@@ -121,7 +121,7 @@ def _text(model: RbModel) -> str:
         f"{len(training['fields']['training'])} fields: {training['made_of']}. Training set",
         f"`{training['sha256']}`, seed {card['config']['seed']}. All nights of a field are in one fold; the",
         "unseen fields and those of one site (SSO) were never in training. Brackets hold 95 % intervals: of",
-        "fields drawn again, Wilson's of shares, Poisson's of counts. A withheld score counts as missed.",
+        "fields drawn again, of shares at least Wilson's, Poisson's of counts. A withheld score is missed.",
         "",
         "| threshold | rb |",
         "|---|---|",

@@ -79,9 +79,22 @@ def test_a_prior_weighs_classes():
 
 
 def test_intervals_of_shares():
-    row = share_row(0, 100)
+    none, every, field = np.zeros(100, dtype=bool), np.ones(100, dtype=bool), np.arange(100) // 10
+    row = share_row(none, every, field)
     assert row == {"n": 100, "value": 0, "low": 0, "high": pytest.approx(0.037, abs=0.001)}
-    assert share_row(0, 0)["value"] is None
+    assert share_row(none, none, field)["value"] is None
+    assert share_row(none, none, field)["n"] == 0
+
+
+def test_shares_that_come_in_fields_are_known_as_fields_are():
+    field = np.arange(1000) // 100
+    alike, unlike = np.arange(1000) % 2 == 0, field % 2 == 0
+    every = np.ones(1000, dtype=bool)
+    one, two = (share_row(passed, every, field) for passed in (alike, unlike))
+    assert one["value"] == two["value"] == 0.5
+    assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(1000), rel=0.02)
+    # ten fields, all or nothing each
+    assert two["high"] - two["low"] == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(10), rel=0.15)
 
 
 @pytest.fixture(scope="module")
