@@ -108,7 +108,15 @@ class TestInjected:
         _, table = inject(raw, empty, replace(MANY, star_share=1.0))
         assert len(table) == 0
 
-    @pytest.mark.parametrize("bad", [{"star_share": 0.8, "galaxy_share": 0.3}, {"snr_range": (5.0, 2.0)}])
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            {"star_share": 0.8, "galaxy_share": 0.3},
+            {"snr_range": (5.0, 2.0)},
+            {"snr_range": (4.0, np.inf)},
+            *({"per_mpix": value} for value in (-1.0, np.nan, 1e12)),
+        ],
+    )
     def test_nonsense_is_refused(self, bad):
         with pytest.raises(ValueError, match=next(iter(bad))):
             InjectConfig(**bad)

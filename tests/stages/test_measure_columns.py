@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ks4diff.products.cells import Cells
 from ks4diff.products.chip import StarList
 from ks4diff.products.image import PixelFlag
 from ks4diff.stages.detect import DetectConfig, detect
@@ -199,3 +200,23 @@ class TestSurroundings:
         assert rows["saturated_distance"] == pytest.approx(np.minimum(far, 100), abs=1.1)
         border = np.minimum.reduce([x, y, SHAPE[1] - 1 - x, SHAPE[0] - 1 - y])
         assert rows["edge_distance"] == pytest.approx(border, abs=0.3)
+
+
+def test_template_fluxes_take_the_scale_of_their_place():
+    """A scale that rises by a fifth over the image: fluxes with the median's alone would not."""
+    x, y = grid(40)
+    sides = Side(psf=BLUNT.stamp(41)), Side(psf=SHARP.stamp(41), sky=150.0)
+    rng = np.random.default_rng(5)
+    images = (skies.draw(SHAPE, x, y, np.full(40, f), s) for f, s in ((2e4, BLUNT), (5e3, SHARP)))
+    shown = [side.shown(SHAPE, light, rng) for side, light in zip(sides, images, strict=True)]
+    known = Plan(science=sides[0], template=sides[1], scale=SCALE).known(*shown)
+    even = subtract(*known.inputs, SubtractConfig())
+    risen = replace(even, scale=Cells(values=SCALE * np.array([[0.9, 1.1]]), shape=SHAPE))
+    found = detect(even, DetectConfig())
+    one, two = (
+        measure(found, known.chip, known.template, made, MeasureConfig()).table for made in (even, risen)
+    )
+    ratio = risen.scale.at(one["x"], one["y"]) / SCALE
+    assert np.ptp(ratio) > 0.15
+    for name in ("tmpl_psf_flux", "tmpl_psf_flux_err", "template_flux"):
+        np.testing.assert_allclose(two[name], one[name] * ratio, rtol=1e-5)

@@ -106,6 +106,25 @@ class TestOnePsf:
         with pytest.raises(SkipChip, match="too few clean stars"):
             model_psf(chip.image, found, chip.gain, PsfConfig())
 
+    def test_stars_too_broad_for_the_stamps_of_hits_are_refused(self):
+        chip = reduced(lone_stars(15), skies.SHARP, 15)
+        found = find_stars(chip, StarsConfig())
+        model_psf(chip.image, found, chip.gain, PsfConfig())
+        found.fwhm[:] = 20.5
+        with pytest.raises(SkipChip, match="stars are too broad"):
+            model_psf(chip.image, found, chip.gain, PsfConfig())
+
+    def test_it_states_the_error_of_its_light(self):
+        """Twelve skies tell a scatter to a fifth: within a factor of 2 of what is stated."""
+        off, stated = [], []
+        for seed in range(12):
+            chip = reduced(lone_stars(seed), skies.SHARP, seed)
+            psf, _ = model_psf(chip.image, find_stars(chip, StarsConfig()), chip.gain, PsfConfig())
+            truth = skies.SHARP.seeing.stamp(psf.stamp.shape[0])
+            off.append((psf.stamp * truth).sum() / (truth**2).sum())
+            stated.append(psf.light_error)
+        assert 0.5 < np.std(off) / np.median(stated) < 2
+
 
 def even(seeing):
     """Return the law of a PSF that is the same everywhere."""
